@@ -87,7 +87,7 @@ chart: $(INSTALLED)  ## write the files that are generated from the chart: schem
 	$(BIN)/python helm/generate.py
 
 lock: $(INSTALLED)  ## resolve pyproject.toml into requirements.lock, and take the locks of the images from it
-	$(LOCK) --extra train --extra operator --extra dev --extra docs $(LOCK_FLAGS) pyproject.toml --output-file requirements.lock
+	$(LOCK) --extra train --extra optimize --extra operator --extra dev --extra docs $(LOCK_FLAGS) pyproject.toml --output-file requirements.lock
 	$(LOCK) --constraint requirements.lock --extra operator pyproject.toml --output-file requirements-operator.lock
 	$(LOCK) --constraint requirements.lock --extra train pyproject.toml --output-file trainer_image/requirements.lock
 	printf 'setuptools\nuv\n' | $(LOCK) --constraint requirements.lock - --output-file requirements-build.lock

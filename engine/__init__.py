@@ -1,4 +1,6 @@
-"""LoRA-tunes vision teachers on COCO data. Knows nothing of Kubernetes; imports without torch.
+"""LoRA-tunes vision teachers on COCO data, and trains small students.
+
+Knows nothing of Kubernetes; imports without torch.
 
 The public functions are imported when they are first used: see :mod:`engine.api`.
 """
@@ -9,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from engine.processes.threads import set_thread_defaults
 
 if TYPE_CHECKING:
-    from engine.api import evaluate, fine_tune, inspect_dataset, label, load_adapted
+    from engine.api import distill, evaluate, fine_tune, inspect_dataset, label, load_adapted, load_student, optimize
 
 __version__ = "0.1.0"
-__all__ = ["evaluate", "fine_tune", "inspect_dataset", "label", "load_adapted"]
+__all__ = ["distill", "evaluate", "fine_tune", "inspect_dataset", "label", "load_adapted", "load_student", "optimize"]
 
 set_thread_defaults()  # here, since the next import may load torch
 

@@ -117,6 +117,15 @@ class NotBetterThanBaseError(TeacherError):
     advice = "use the base, or train longer or on more images"
 
 
+class ArtifactRefusedError(TeacherError):
+    """An exported artifact loses more AP than allowed in its own runtime, so it is not published; others are."""
+
+    exit_code = 49
+    reason = "ArtifactRefused"
+    retryable = False
+    advice = "use another format, or allow a higher `maxApDrop`"
+
+
 class InterruptedTrainingError(TeacherError):
     """SIGTERM, SIGHUP or Ctrl-C stopped the process, after a checkpoint if it was training."""
 

@@ -1,6 +1,7 @@
 """Names of the files of a run, in object storage under ``<output>/<name>/<run id>/`` and in a trainer's folder::
 
     teacher_config.yaml  dataset.json  metrics.json  report.html  logs/<teacher>/  metadata.json
+    students/<student>/        student.json, a transformers folder, and the files of a teacher from README.md on
     teachers/<teacher>_lora/   adapter_config.json  adapter_model.safetensors  teacher.json  README.md
                                result.json  samples.json  samples/  splits.json  validation/
                                last/   checkpoint-<step>.safetensors  detected-<sha256>.safetensors  best/
@@ -17,7 +18,7 @@ import re
 from dataclasses import dataclass
 from typing import Protocol
 
-from engine.spec import TeacherName
+from engine.registry import ModelName, StudentName
 from engine.text.uris import join
 
 # Of the whole run
@@ -28,11 +29,13 @@ REPORT = "report.html"
 METADATA = "metadata.json"
 LOGS = "logs"
 TEACHERS = "teachers"
+STUDENTS = "students"
 
 # In a teacher's folder
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER = "adapter_model.safetensors"
 ADAPTER_CARD = "teacher.json"
+STUDENT_CARD = "student.json"
 README = "README.md"
 RESULT = "result.json"
 SAMPLES = "samples.json"
@@ -84,8 +87,10 @@ def validation_page(number: int) -> str:
     return f"page-{number:03d}.html"
 
 
-def adapter_folder(teacher: TeacherName) -> str:
-    """Return the path of a teacher's adapter, relative to the run's folder."""
+def adapter_folder(teacher: ModelName) -> str:
+    """Return the path of a teacher's adapter, or of a student, relative to the run's folder."""
+    if isinstance(teacher, StudentName):
+        return f"{STUDENTS}/{teacher.slug}"
     return f"{TEACHERS}/{teacher.slug}_lora"
 
 
@@ -136,14 +141,14 @@ class RunLayout:
         """Written last: a :class:`engine.results.run_files.RunMetadata`."""
         return join(self.root, METADATA)
 
-    def logs(self, teacher: TeacherName) -> str:
+    def logs(self, teacher: ModelName) -> str:
         """TensorBoard's folder of one teacher."""
         return join(self.root, LOGS, teacher.slug)
 
-    def teacher(self, teacher: TeacherName) -> str:
-        """Folder of one teacher's adapter, as for :func:`engine.teachers.load_adapted`."""
+    def teacher(self, teacher: ModelName) -> str:
+        """Folder of one teacher's adapter, as for :func:`engine.teachers.load_adapted`, or of a student."""
         return join(self.root, adapter_folder(teacher))
 
-    def result(self, teacher: TeacherName) -> str:
+    def result(self, teacher: ModelName) -> str:
         """Result of one teacher, a :class:`engine.results.types.TeacherResult`."""
         return join(self.teacher(teacher), RESULT)

@@ -6,17 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.config import RunConfig, generate_config
+from engine.config.distill import generate_distill_config
 from engine.dataset.types import DatasetInfo
 from engine.layout import RunLayout
-from engine.manifest import Manifest
-from engine.spec import TeacherName
+from engine.manifest import DistillManifest, Manifest
+from engine.registry import ModelName
 
 
 @dataclass(frozen=True)
 class TrainingRun:
     """One process (or one Job) that tunes one teacher."""
 
-    teacher: TeacherName
+    teacher: ModelName
     config: RunConfig
 
     @property
@@ -26,12 +27,13 @@ class TrainingRun:
 
 
 def plan(
-    manifest: Manifest,
+    manifest: Manifest | DistillManifest,
     info: DatasetInfo,
     *,
     base_digest: Callable[[str], str | None] = lambda base_model: None,
+    labels_digest: str = "",
 ) -> tuple[TrainingRun, ...]:
-    """Return one training run per teacher that the data needs, boxes before masks. Pure.
+    """Return one training run per teacher that the data needs, boxes before masks, or that of a student. Pure.
 
     All of them share one configuration and one run id, and so one folder in object storage.
 
@@ -39,5 +41,11 @@ def plan(
         ConfigError: The request contradicts itself or the data.
         DataError: The data cannot be trained on.
     """
-    config = generate_config(info, manifest.spec, name=manifest.name, base_digest=base_digest)
-    return tuple(TrainingRun(teacher, config) for teacher in config.teachers.names)
+    config: RunConfig
+    if isinstance(manifest, DistillManifest):
+        config = generate_distill_config(
+            info, manifest.spec, name=manifest.name, base_digest=base_digest, labels_digest=labels_digest
+        )
+    else:
+        config = generate_config(info, manifest.spec, name=manifest.name, base_digest=base_digest)
+    return tuple(TrainingRun(teacher, config) for teacher in config.models.names)

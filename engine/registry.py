@@ -1,177 +1,121 @@
-"""Registry of teachers: their names, and the traits that the rest of the product reads. Without torch.
+"""Registry of teachers and students: their names, and the traits that the rest of the product reads. Without torch.
 
-A teacher is one package ``engine/teachers/<slug>/``. Its module ``traits`` registers a :class:`TeacherTraits`, and is
-imported when a name is first looked up; its class is imported when a model is loaded. Code that is registered from
-elsewhere, such as a test, calls :func:`register` itself.
+A teacher is one package ``engine/teachers/<slug>/``, a student one of ``engine/students/``. Its module ``traits``
+registers a :class:`TeacherTraits` or :class:`StudentTraits`, and is imported when a name is first looked up; its class
+is imported when a model is loaded. Code that is registered from elsewhere, such as a test, calls :func:`register`
+itself.
 """
 
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from importlib import import_module, resources
-from typing import TYPE_CHECKING, Any, Literal
+from importlib import import_module
+from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-if TYPE_CHECKING:
-    from engine.config.teachers import TeacherSettings
-    from engine.estimate.cost_traits import CostTraits
-    from engine.results.types import TeacherResult
-
-TEACHERS = "engine.teachers"
-"""Package whose subpackages are teachers."""
-
-
-@dataclass(frozen=True)
-class PublishedBase:
-    """A base model on the hub that inspection may recommend.
-
-    Attributes:
-        name: Hub id.
-        parameters: Number of its parameters.
-        licence: SPDX id of its licence, as published.
-    """
-
-    name: str
-    parameters: int
-    licence: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class TeacherTraits:
-    """Facts about a teacher that need no model.
-
-    Attributes:
-        name: Name in manifests, JSON and Kubernetes objects, in camel case.
-        slug: Name in files, keys and Python, in snake case; that of the package.
-        title: Name in texts.
-        summary: Description of its task, for comments and tables.
-        annotations: Annotations that it needs, and kind of its predictions.
-        prompted: The boxes of the run's other teacher prompt it in later use, so it is trained after that one.
-        on_request: It is tuned only if a request names it: another teacher is the default for these annotations.
-        reads_class_names: Class names are its prompts, so that they must be distinct phrases.
-        settings: Model of its section of ``teacher_config.yaml``.
-        model: Its class as ``module:class``; the module may import torch.
-        model_types: Values of ``model_type`` in ``config.json`` of its bases.
-        refused: Reasons for which related models cannot be tuned, by the beginning of their ``model_type``.
-        transformers_classes: Names of the classes of transformers that its bases are loaded as.
-        card_code: Returns Python that loads base and adapter with transformers and PEFT alone, for the model card.
-        original_suffix: Suffix of checkpoints in the format of its authors, which its class converts; empty: none.
-        card_note: Note of the model card on how such a checkpoint is converted.
-        cost: Memory and arithmetic of its steps; None if they are not known.
-        published: Base models that inspection chooses from for its recommendation; empty: it gives none.
-    """
-
-    name: str
-    slug: str
-    title: str
-    summary: str
-    annotations: Literal["boxes", "masks"]
-    prompted: bool = False
-    on_request: bool = False
-    reads_class_names: bool = False
-    settings: type[TeacherSettings]
-    model: str
-    model_types: tuple[str, ...] = ()
-    refused: Mapping[str, str] = field(default_factory=dict)
-    transformers_classes: frozenset[str] = frozenset()
-    card_code: Callable[[TeacherResult], str]
-    original_suffix: str = ""
-    card_note: str = ""
-    cost: CostTraits | None = None
-    published: tuple[PublishedBase, ...] = ()
-
-    @property
-    def needs_masks(self) -> bool:
-        """True if it needs masks in the annotations and predicts masks; False for boxes."""
-        return self.annotations == "masks"
-
-    @property
-    def iou_type(self) -> Literal["bbox", "segm"]:
-        """IoU by which its predictions are evaluated, as COCO names it."""
-        return "segm" if self.needs_masks else "bbox"
-
-    def default_text(self) -> str:
-        """Return the YAML text of its default settings: ``defaults.yaml`` next to the module of :attr:`settings`."""
-        package = self.settings.__module__.rpartition(".")[0]
-        return resources.files(package).joinpath("defaults.yaml").read_text(encoding="utf-8")
-
-    def load_class(self) -> Any:
-        """Import and return its class."""
-        module, _, name = self.model.partition(":")
-        return getattr(import_module(module), name)
-
+from engine.traits import ModelTraits, StudentTraits, TeacherTraits
 
 TRAITS: dict[str, TeacherTraits] = {}
-"""Registered traits by name. Read through :func:`traits_of` and :class:`TeacherName`, which import them first."""
+"""Registered teachers by name. Read through :func:`traits_of` and :class:`TeacherName`, which import them first."""
 
-_NAMES: dict[str, TeacherName] = {}
+STUDENT_TRAITS: dict[str, StudentTraits] = {}
+"""Registered students by name. Read through :class:`StudentName`, which imports them first."""
+
+_NAMES: dict[str, ModelName] = {}
+
+T = TypeVar("T", bound=ModelTraits)
 
 
-def register(traits: TeacherTraits) -> TeacherTraits:
-    """Register a teacher, and return its traits."""
-    TRAITS[traits.name] = traits
+def register(traits: T) -> T:
+    """Register a teacher or a student, and return its traits."""
+    if isinstance(traits, TeacherTraits):
+        TRAITS[traits.name] = traits
+    elif isinstance(traits, StudentTraits):
+        STUDENT_TRAITS[traits.name] = traits
     return traits
 
 
 @cache
-def _import_traits() -> None:
-    for module in pkgutil.iter_modules(import_module(TEACHERS).__path__):
+def _import_traits(package: str) -> None:
+    for module in pkgutil.iter_modules(import_module(package).__path__):
         if module.ispkg:
-            import_module(f"{TEACHERS}.{module.name}.traits")
+            import_module(f"{package}.{module.name}.traits")
 
 
 def _ordered() -> list[TeacherTraits]:
-    """Return all traits; a teacher comes after those that prompt it."""
-    _import_traits()
-    return sorted(TRAITS.values(), key=lambda traits: (traits.prompted, traits.slug))
+    """Return the traits of all teachers; a teacher comes after those that prompt it."""
+    return [TRAITS[name] for name in TeacherName]
 
 
 class _Names(type):
     """Lets the names be iterated, counted and looked up by upper-case slug, like the members of an enum."""
 
-    def __iter__(cls) -> Iterator[TeacherName]:
-        return iter([TeacherName(traits.name) for traits in _ordered()])
+    package: str
+    """Package whose subpackages register the models."""
+    kind: str
+    registered: Mapping[str, ModelTraits]
+
+    @property
+    def _kinds(cls) -> list[_Names]:
+        """The subclasses that names are registered for."""
+        kinds: list[Any] = cls.__subclasses__()
+        return kinds or [cls]
+
+    def __iter__(cls) -> Iterator[Any]:
+        names: list[Any] = []
+        for kind in cls._kinds:
+            _import_traits(kind.package)
+            ordered = sorted(kind.registered.values(), key=lambda traits: (traits.prompted, traits.slug))
+            names += [kind(traits.name) for traits in ordered]
+        return iter(names)
 
     def __len__(cls) -> int:
-        return len(_ordered())
+        return sum(1 for _ in cls)
 
     def __contains__(cls, name: object) -> bool:
-        _import_traits()
-        return name in TRAITS
+        for kind in cls._kinds:
+            _import_traits(kind.package)
+        return any(name in kind.registered for kind in cls._kinds)
 
-    def __getattr__(cls, member: str) -> TeacherName:
+    def __getattr__(cls, member: str) -> Any:
         if member.isupper():
-            for traits in _ordered():
-                if traits.slug.upper() == member:
-                    return TeacherName(traits.name)
-        raise AttributeError(f"there is no teacher {member}")
+            for name in cls:
+                if name.slug.upper() == member:
+                    return name
+        raise AttributeError(f"there is no {cls.kind} {member}")
 
 
-class TeacherName(str, metaclass=_Names):
-    """Name of a registered teacher. Each name is one object, so that ``is`` compares it too.
+class ModelName(str, metaclass=_Names):
+    """Name of a registered teacher or student. Each name is one object, so that ``is`` compares it too.
 
     Raises:
-        ValueError: No teacher with this name is registered.
+        ValueError: No model of this kind with this name is registered.
     """
 
     __slots__ = ()
 
-    def __new__(cls, name: str) -> TeacherName:
+    kind: ClassVar[str] = "model"
+    section: ClassVar[str]
+    """Section of the configuration with its settings."""
+
+    def __new__(cls, name: str) -> Self:
         """Return the name, if it is registered."""
         if name not in cls:
-            raise ValueError(f"there is no teacher {name!r}, only {' and '.join(t.name for t in _ordered())}")
-        return _NAMES.setdefault(str(name), str.__new__(cls, name))
+            raise ValueError(f"there is no {cls.kind} {name!r}, only {' and '.join(map(str, cls))}")
+        for kind in cls.__subclasses__():
+            if name in kind:
+                return kind(name)
+        return _NAMES.setdefault(str(name), str.__new__(cls, name))  # type: ignore[return-value]
 
     @property
-    def traits(self) -> TeacherTraits:
-        """Traits of the teacher."""
-        return TRAITS[self]
+    def traits(self) -> ModelTraits:
+        """Traits of the model."""
+        return type(self).registered[self]
 
     @property
     def value(self) -> str:
@@ -183,9 +127,14 @@ class TeacherName(str, metaclass=_Names):
         """Name in files, keys and Python, in snake case."""
         return self.traits.slug
 
+    @property
+    def path(self) -> str:
+        """Path of its settings in the configuration."""
+        return f"{self.section}.{self.slug}"
+
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Validate at run time, since teachers may be registered after a model was defined."""
+        """Validate at run time, since models may be registered after a pydantic model was defined."""
         return core_schema.no_info_after_validator_function(
             cls._validated,
             core_schema.str_schema(),
@@ -198,11 +147,43 @@ class TeacherName(str, metaclass=_Names):
         return {"type": "string", "enum": [str(name) for name in cls]}
 
     @classmethod
-    def _validated(cls, name: str) -> TeacherName:
+    def _validated(cls, name: str) -> Self:
         if name in cls:
             return cls(name)
         expected = " or ".join(repr(str(known)) for known in cls)
         raise PydanticCustomError("enum", "Input should be {expected}", {"expected": expected})
+
+
+class TeacherName(ModelName):
+    """Name of a registered teacher."""
+
+    __slots__ = ()
+
+    package = "engine.teachers"
+    kind = "teacher"
+    section = "teachers"
+    registered = TRAITS
+
+    @property
+    def traits(self) -> TeacherTraits:
+        """Traits of the teacher."""
+        return TRAITS[self]
+
+
+class StudentName(ModelName):
+    """Name of a registered student."""
+
+    __slots__ = ()
+
+    package = "engine.students"
+    kind = "student"
+    section = "students"
+    registered = STUDENT_TRAITS
+
+    @property
+    def traits(self) -> StudentTraits:
+        """Traits of the student."""
+        return STUDENT_TRAITS[self]
 
 
 def by_suffix(uri: str) -> TeacherTraits | None:
@@ -242,7 +223,7 @@ def class_reader(names: Iterable[TeacherName] | None = None) -> TeacherName | No
     return next((name for name in candidates if name.traits.reads_class_names), None)
 
 
-def prompters(name: TeacherName, names: Iterable[TeacherName] | None = None) -> list[TeacherName]:
+def prompters(name: ModelName, names: Iterable[TeacherName] | None = None) -> list[TeacherName]:
     """Return the teachers among ``names``, or among all, whose boxes may prompt ``name`` in later use."""
     candidates = TeacherName if names is None else names
     return [one for one in candidates if name.traits.prompted and not one.traits.needs_masks]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
-from engine.registry import prompters
+from engine.registry import ModelName, prompters
 from engine.results.outcome import Outcome
 from engine.results.types import Result
 from engine.spec import TeacherName
@@ -60,7 +60,7 @@ class Stage:
     activity: str
     arguments: Callable[[StageInput], Sequence[str]]
     result: Callable[[Outcome], Result | Mapping[str, str] | None] = lambda outcome: outcome.finished
-    teacher: TeacherName | None = None
+    teacher: ModelName | None = None
     requires: tuple[str, ...] = ()
     follows: Mapping[str, str] = field(default_factory=dict)
     uses_gpu: bool = False
@@ -81,14 +81,14 @@ INSPECTION = Stage(
 
 
 @cache
-def training(teacher: TeacherName) -> Stage:
-    """Return the stage that trains one teacher, after those whose boxes prompt it."""
+def training(teacher: ModelName) -> Stage:
+    """Return the stage that trains one teacher or student, after those whose boxes prompt it."""
     return Stage(
         name=teacher.value,
         slug=teacher.slug,
         title=teacher.traits.title,
         activity="fetching the data and the base model",
-        arguments=lambda given: ("train", "--config", given.config, "--teacher", teacher.value),
+        arguments=lambda given: ("train", "--config", given.config, f"--{teacher.kind}", teacher.value),
         result=lambda outcome: outcome.trained,
         teacher=teacher,
         requires=(INSPECTION.name,),
@@ -108,6 +108,6 @@ def all_stages() -> tuple[Stage, ...]:
     return (INSPECTION, *map(training, TeacherName), *AFTER_TRAINING)
 
 
-def of_run(teachers: Sequence[TeacherName]) -> tuple[Stage, ...]:
-    """Return the stages of a run that trains these teachers, in order."""
-    return tuple(stage for stage in all_stages() if stage.teacher is None or stage.teacher in teachers)
+def of_run(models: Sequence[ModelName]) -> tuple[Stage, ...]:
+    """Return the stages of a run that trains these models, in order."""
+    return (INSPECTION, *(training(name) for name in ModelName if name in models), *AFTER_TRAINING)

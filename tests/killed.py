@@ -19,8 +19,8 @@ from engine.errors import TeacherError
 from engine.layout import RunLayout
 from engine.plan import TrainingRun
 from engine.processes.signals import handle_stop
+from engine.registry import ModelName, TeacherName
 from engine.results.events import Event
-from engine.spec import TeacherName
 from engine.storage import Storage
 from engine.training.publish import train_and_publish
 
@@ -55,7 +55,7 @@ class Moments:
             self.one()
 
 
-def _train(config: RunConfig, name: TeacherName, work: Path, moments: Callable[[], Moments], told: Any) -> None:
+def _train(config: RunConfig, name: ModelName, work: Path, moments: Callable[[], Moments], told: Any) -> None:
     torch.set_num_threads(1)
     counted = moments()
 
@@ -83,7 +83,7 @@ def attempt(
     config: RunConfig,
     work: Path,
     *,
-    teacher: TeacherName = TeacherName.GROUNDING_DINO,
+    teacher: ModelName = TeacherName.GROUNDING_DINO,
     die_at: int = 0,
     by: signal.Signals = signal.SIGKILL,
 ) -> tuple[int, int, str]:
@@ -117,7 +117,7 @@ def published(config: RunConfig) -> dict[str, Any]:
     paths = [file["path"] for file in metadata["files"] if "tfevents" not in file["path"]]
     found: dict[str, Any] = {"files": sorted(paths)}
     for file in metadata["files"]:
-        if file["path"].endswith((".safetensors", "samples.json", "teacher.json")):
+        if file["path"].endswith((".safetensors", "samples.json", "teacher.json", "student.json")):
             found[file["path"]] = file["sha256"]
     for result in json.loads(storage.read_bytes(layout.metrics))["teachers"]:
         for name in ("seconds", "peak_memory_bytes", "adapter"):

@@ -30,6 +30,7 @@ def label(
     *,
     threshold: float | None = None,
     nms: float = NMS_IOU,
+    unsure: float = 1.0,
     overlays: str | Path | None = None,
     base_model: Mapping[str, str | Path] | None = None,
     batch_size: int = 4,
@@ -46,6 +47,8 @@ def label(
         output: COCO JSON to write.
         threshold: Lowest score to keep, 0 to 1; default: the measured threshold of each class.
         nms: Of two boxes of a class with a higher IoU than this, 0 to 1, only the one with the higher score is kept.
+        unsure: Share of the threshold, 0 to 1, from which boxes below it are kept too, with ``"ignore": 1``: a student
+            learns them neither as objects nor as background; 1: none.
         overlays: Folder for some images with their detections.
         base_model: Current locations of base models that were moved after training, by teacher:
             ``{"Sam": "bases/sam"}``.
@@ -62,6 +65,7 @@ def label(
     if threshold is not None:
         SCORE.check("threshold", threshold)
     IOU.check("nms", nms)
+    SCORE.check("unsure", unsure)
     BATCH_SIZE.check("batch_size", batch_size)
     bases = {teacher_name(name): str(where) for name, where in (base_model or {}).items()}
     from engine.labelling import Overlays, label_folder
@@ -70,7 +74,9 @@ def label(
     store = open_storage(storage)
     several = [adapter_folder(one) for one in ([adapters] if isinstance(adapters, str | Path) else adapters)]
     return label_folder(
-        load_labeller(*several, threshold=threshold, nms_iou=nms, base_models=bases, storage=store),
+        load_labeller(
+            *several, threshold=threshold, nms_iou=nms, unsure_share=unsure, base_models=bases, storage=store
+        ),
         str(images),
         str(output),
         storage=store,

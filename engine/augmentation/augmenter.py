@@ -64,6 +64,8 @@ class Augmenter:
             is_crowd=sample.is_crowd[kept],
             annotation_indices=sample.annotation_indices[kept],
             masks=masks,
+            scores=None if sample.scores is None else sample.scores[kept],
+            is_ignored=None if sample.is_ignored is None else sample.is_ignored[kept],
         )
 
     @cached_property

@@ -166,7 +166,7 @@ def _free_objects(donor: Sample) -> NDArray[np.intp]:
     covered = _intersections(donor.boxes_xyxy, donor.boxes_xyxy)
     np.fill_diagonal(covered, 0)
     overlapped = covered.max(1, initial=0) > MOST_HIDDEN * _areas(donor.boxes_xyxy)
-    return np.flatnonzero(~donor.is_crowd & (sides.max(1, initial=0) <= LARGEST_COPY) & ~overlapped)
+    return np.flatnonzero(~donor.is_crowd & ~donor.ignored & (sides.max(1, initial=0) <= LARGEST_COPY) & ~overlapped)
 
 
 def _copied(sample: Sample, donor: Sample, index: int, *, scale: float, rng: np.random.Generator) -> Sample | None:
@@ -202,6 +202,8 @@ def _copied(sample: Sample, donor: Sample, index: int, *, scale: float, rng: np.
         is_crowd=np.append(sample.is_crowd[stays], np.False_),
         annotation_indices=np.arange(stays.sum() + 1),
         masks=masks,
+        scores=np.append(sample.object_scores[stays], donor.object_scores[index]),
+        is_ignored=np.append(sample.ignored[stays], np.False_),
     )
 
 
@@ -250,6 +252,8 @@ def _kept(sample: Sample, which: NDArray[np.bool_], masks: NDArray[np.bool_] | N
         is_crowd=sample.is_crowd[which],
         annotation_indices=sample.annotation_indices[which],
         masks=masks,
+        scores=None if sample.scores is None else sample.scores[which],
+        is_ignored=None if sample.is_ignored is None else sample.is_ignored[which],
     )
 
 
@@ -261,6 +265,8 @@ def _joined(image: NDArray[np.uint8], parts: Sequence[Sample], *, with_masks: bo
         is_crowd=np.concatenate([part.is_crowd for part in parts]),
         annotation_indices=np.arange(sum(map(len, parts))),
         masks=np.concatenate([part.masks for part in parts if part.masks is not None]) if with_masks else None,
+        scores=np.concatenate([part.object_scores for part in parts]),
+        is_ignored=np.concatenate([part.ignored for part in parts]),
     )
 
 

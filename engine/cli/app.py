@@ -9,12 +9,14 @@ import typer
 from engine import __version__
 from engine.cli import (
     convert,
+    distill,
     doctor,
     evaluate_predict_export,
     fetch,
     inspect_and_validate,
     labels,
     launch,
+    optimize_and_benchmark,
     result,
     run,
     split_and_preview,
@@ -41,7 +43,7 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Adapt vision teachers to COCO data by LoRA."""
+    """Adapt vision teachers to COCO data by LoRA, and train small students."""
 
 
 for command in (
@@ -52,12 +54,15 @@ for command in (
     convert.convert,
     split_and_preview.augment,
     run.prepare,
+    distill.distill,
     result.result,
     train.train,
     evaluate_predict_export.evaluate,
     evaluate_predict_export.predict,
     labels.label,
     evaluate_predict_export.export,
+    optimize_and_benchmark.optimize,
+    optimize_and_benchmark.benchmark,
     fetch.fetch,
     doctor.doctor,
 ):

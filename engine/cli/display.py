@@ -92,7 +92,9 @@ def show_results(results: Sequence[TeacherResult]) -> None:
     """Print the headline metrics before and after, and the URI of each adapter."""
     measured = [dict(changes(result.before, result.after, headline=True)) for result in results]
     metrics = list(dict.fromkeys(metric for changed in measured for metric in changed))
-    table = Table("teacher", *(metric.title for metric in metrics), "adapter", header_style="bold")
+    students = not any(result.teacher.traits.adapts_base for result in results)
+    first, last = ("student", "weights") if students else ("teacher", "adapter")
+    table = Table(first, *(metric.title for metric in metrics), last, header_style="bold")
     for result, changed in zip(results, measured, strict=True):
         size = f"{result.adapter.size_bytes / 1e6:.2f} MB"
         table.add_row(result.teacher.value, *(_change(changed.get(metric)) for metric in metrics), size)

@@ -11,6 +11,7 @@ import typer
 from engine.cli import options
 from engine.cli.display import console, note, show_conclusion, show_metrics, warn
 from engine.cli.labels import cut_sentence, evaluate_predictions
+from engine.cli.optimize_and_benchmark import ARTIFACT, evaluate_artifact, open_artifact
 from engine.dataset.checks.problems import EXAMPLES
 from engine.errors import ConfigError, MachineError
 from engine.layout import SPLITS
@@ -22,6 +23,7 @@ from engine.text.safe_text import listed
 if TYPE_CHECKING:
     from engine.evaluation.adapter_evaluation import AdapterEvaluation
     from engine.labelling.predict_folder import Predicted
+    from engine.models.predictor import Predictor
 
 ADAPTER = typer.Option("--adapter", help="Adapter folder, <run>/teachers/<teacher>_lora; s3:// or path.")
 Adapter = Annotated[str, ADAPTER]
@@ -34,6 +36,7 @@ BatchSize = Annotated[int, typer.Option("--batch-size", min=BATCH_SIZE.low, help
 def evaluate(
     data: Annotated[str, typer.Option("--data", help="COCO JSON to measure on.")],
     adapter: Annotated[str | None, ADAPTER] = None,
+    artifact: Annotated[str | None, ARTIFACT] = None,
     predictions: Annotated[
         str | None, typer.Option("--predictions", help="Labels with scores to measure instead of an adapter.")
     ] = None,
@@ -45,14 +48,26 @@ def evaluate(
     endpoint_url: options.Endpoint = None,
     as_json: options.Json = False,
 ) -> None:
-    """Measure COCO AP of an adapter and of its base on a dataset, or of labels with scores."""
+    """Measure COCO AP of an adapter and of its base on a dataset, of an exported model, or of labels with scores."""
+    if sum(one is not None for one in (adapter, artifact, predictions)) > 1:
+        raise ConfigError("--adapter, --artifact and --predictions are measured one at a time: give one of them")
     if predictions is not None:
-        if adapter is not None:
-            raise ConfigError("--predictions are measured as they are: leave out --adapter")
         evaluate_predictions(predictions, data, images, crowds=crowds, endpoint_url=endpoint_url, as_json=as_json)
         return
+    if artifact is not None:
+        storage = options.storage(endpoint_url)
+        evaluate_artifact(
+            artifact,
+            data,
+            images,
+            crowds=crowds,
+            exif_orientation=exif_orientation,
+            storage=storage,
+            as_json=as_json,
+        )
+        return
     if adapter is None:
-        raise ConfigError("give --adapter, or --predictions such as label wrote")
+        raise ConfigError("give --adapter, --artifact such as optimize wrote, or --predictions such as label wrote")
     from engine.evaluation.adapter_evaluation import evaluate_adapter
 
     measured = evaluate_adapter(
@@ -102,9 +117,10 @@ def _evaluation_json(measured: AdapterEvaluation) -> dict[str, object]:
 
 
 def predict(
-    adapter: Adapter,
     images: Annotated[str, typer.Option("--images", help="Folder of the images; s3:// or path.")],
     output: Annotated[str, typer.Option("--output", help="COCO JSON to write, with scores; s3:// or path.")],
+    adapter: Annotated[str | None, ADAPTER] = None,
+    artifact: Annotated[str | None, ARTIFACT] = None,
     boxes: Annotated[
         str | None, typer.Option("--boxes", help="COCO JSON of boxes that prompt the teacher, such as predict wrote.")
     ] = None,
@@ -120,7 +136,9 @@ def predict(
     overwrite: options.Overwrite = False,
     endpoint_url: options.Endpoint = None,
 ) -> None:
-    """Run an adapted teacher on a folder of images, and write boxes or masks."""
+    """Run an adapted teacher or an exported model on a folder of images, and write boxes or masks."""
+    if (adapter is None) == (artifact is None):
+        raise ConfigError("give either --adapter, or --artifact such as optimize wrote")
     from engine.labelling import Overlays
     from engine.labelling.predict_folder import predict_folder, prompting_dataset
     from engine.teachers import load_adapted
@@ -131,8 +149,13 @@ def predict(
     overlays = None if draw is None else Overlays(draw)
     if overlays is not None:
         overlays.refuse_inside(images, storage)
-    teacher = load_adapted(adapter, base_model=base_model, storage=storage, cache=default_cache())
-    dataset = prompting_dataset(teacher, images, boxes, adapter=adapter, storage=storage, warn=warn)
+    teacher: Predictor
+    if artifact is not None:
+        teacher = open_artifact(artifact, storage)
+    else:
+        teacher = load_adapted(str(adapter), base_model=base_model, storage=storage, cache=default_cache())
+    source = artifact or str(adapter)
+    dataset = prompting_dataset(teacher, images, boxes, adapter=source, storage=storage, warn=warn)
     with console.status(f"predicting {len(dataset)} images"):
         predicted = predict_folder(
             teacher,

@@ -24,6 +24,7 @@ from engine.cli.request_options import (
 from engine.config import RunConfig
 from engine.dataset import DatasetInfo
 from engine.errors import ConfigError, DataError
+from engine.manifest import Manifest
 from engine.registry import class_reader
 from engine.spec import FineTuneSpec
 from engine.storage import Storage
@@ -72,7 +73,7 @@ def inspect(
 
 
 def _planned(
-    info: DatasetInfo, request: Request, storage: Storage
+    info: DatasetInfo, request: Request[Manifest], storage: Storage
 ) -> tuple[DatasetInfo, RunConfig | None, ConfigError | DataError | None]:
     """Return the inspection with remarks on class names, and the configuration or why there is none.
 

@@ -63,6 +63,16 @@ def label(
             help="NMS: of two boxes of a class with more IoU, keep the higher score.",
         ),
     ] = NMS_IOU,
+    unsure: Annotated[
+        float,
+        typer.Option(
+            "--unsure",
+            min=SCORE.low,
+            max=SCORE.high,
+            help='Share of the threshold from which boxes below it are kept too, with "ignore": 1: a student learns '
+            "them neither as objects nor as background. 1: none.",
+        ),
+    ] = 1.0,
     overlays: Annotated[str | None, typer.Option("--overlays", help="Folder for pictures; s3:// or path.")] = None,
     overlay_count: Annotated[int, typer.Option("--overlay-count", min=1, help="Pictures, over all images.")] = 20,
     base_models: BaseModels = None,
@@ -86,6 +96,7 @@ def label(
         *adapters,
         threshold=threshold,
         nms_iou=nms,
+        unsure_share=unsure,
         base_models=_by_teacher(base_models or []),
         storage=storage,
         cache=default_cache(),

@@ -14,7 +14,7 @@ from engine.cli.spec_options import spec_option
 from engine.config import RunConfig
 from engine.config.model import StorageConfig
 from engine.errors import ConfigError
-from engine.manifest import Manifest, load_manifest
+from engine.manifest import DistillManifest, M, Manifest, load
 from engine.spec import Crowds, DatasetSpec, ExifOrientation, StorageSpec
 from engine.storage import Storage, StorageOptions, join
 from engine.storage.bounded_read import MANIFEST_BYTES, read_bounded
@@ -34,7 +34,11 @@ Set = Annotated[
         "--set", metavar="PATH=VALUE", help="Any setting of teacher_config.yaml, e.g. teachers.*.clip_norm=1."
     ),
 ]
-MANIFEST_FILE = typer.Option("--file", "-f", help="TeacherFineTune manifest; s3:// or path.")
+
+
+def manifest_file(kind: type[Manifest | DistillManifest]) -> Any:
+    """Return the option that names a manifest."""
+    return typer.Option("--file", "-f", help=f"{kind.KIND} manifest; s3:// or path.")
 
 
 def storage(endpoint_url: str | None = None, region: str | None = None, **more: Any) -> Storage:
@@ -48,16 +52,16 @@ def storage(endpoint_url: str | None = None, region: str | None = None, **more: 
     return Storage(options, on_retry=note)
 
 
-def storage_of(source: Manifest | RunConfig) -> Storage:
+def storage_of(source: Manifest | DistillManifest | RunConfig) -> Storage:
     """Create the storage of a manifest or a configuration."""
-    asked = source.spec.storage if isinstance(source, Manifest) else source.storage
+    asked = source.spec.storage if isinstance(source, Manifest | DistillManifest) else source.storage
     return storage(**{name: getattr(asked, name) for name in StorageConfig.model_fields})
 
 
-def read_manifest(uri: str) -> Manifest:
-    """Read the manifest at a URI or path."""
+def read_manifest(uri: str, kind: type[M]) -> M:
+    """Read the manifest of a kind at a URI or path."""
     content = read_bounded(storage(), uri, limit=MANIFEST_BYTES, error=ConfigError)
-    return load_manifest(content, where=uri)
+    return load(kind, content, where=uri)
 
 
 def only_local(path: Path | None) -> Path | None:

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic
 
 import typer
 from pydantic import BaseModel
@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from engine.cli import options
 from engine.cli.spec_options import option_type, spec_option
 from engine.errors import ConfigError
-from engine.manifest import Manifest
+from engine.manifest import DistillManifest, M, Manifest
 from engine.registry import class_reader
 from engine.spec import (
     DatasetSpec,
@@ -131,7 +131,7 @@ ALL = (*DATA, *HYPERPARAMETERS)
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(Generic[M]):
     """Request of a command.
 
     Attributes:
@@ -140,22 +140,22 @@ class Request:
         settings: Settings given on the command line, by their path.
     """
 
-    manifest: Manifest
+    manifest: M
     file: str | None
     settings: Mapping[str, str]
 
     @property
-    def spec(self) -> FineTuneSpec:
+    def spec(self: Request[Manifest]) -> FineTuneSpec:
         """The spec, with the settings of the command line."""
         return self.manifest.spec
 
 
-ReadRequest = Callable[[], Request]
+ReadRequest = Callable[[], Request[Manifest]]
 """Reads the manifest or the flags. Called by the command, so that its failures are those of the command."""
 
 
 def takes_request(
-    *flags: Flag, output: str | None = None, settable: bool = True
+    *flags: Flag, output: str | None = None, settable: bool = True, kind: type[Manifest | DistillManifest] = Manifest
 ) -> Callable[[Any], Callable[..., None]]:
     """Replace the parameter ``read_request`` of a command by ``-f``, ``--set`` and one option per flag (decorator).
 
@@ -163,12 +163,13 @@ def takes_request(
         *flags: Options of the command.
         output: ``spec.output`` of a request from flags, for a command that publishes nothing.
         settable: Offer ``--set``.
+        kind: Kind of the manifest.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(command, eval_str=True).parameters
         taken = {flag.parameter: flag.annotation() for flag in flags}
-        taken["manifest"] = Annotated[str | None, options.MANIFEST_FILE]
+        taken["manifest"] = Annotated[str | None, options.manifest_file(kind)]
         if settable:
             taken["set_"] = options.Set
         keyword = inspect.Parameter.KEYWORD_ONLY
@@ -179,7 +180,7 @@ def takes_request(
         def called(**values: Any) -> None:
             given = {flag: values.pop(flag.parameter) for flag in flags}
             file, assignments = values.pop("manifest"), values.pop("set_", None)
-            command(read_request=lambda: _request(file, given, assignments, output), **values)
+            command(read_request=lambda: _request(kind, file, given, assignments, output), **values)
 
         called.__signature__ = inspect.Signature([*made, *others])  # type: ignore[attr-defined]
         called.__annotations__ = {one.name: one.annotation for one in (*made, *others)}
@@ -188,7 +189,9 @@ def takes_request(
     return decorate
 
 
-def _request(file: str | None, given: Mapping[Flag, Any], assignments: list[str] | None, output: str | None) -> Request:
+def _request(
+    kind: type[M], file: str | None, given: Mapping[Flag, Any], assignments: list[str] | None, output: str | None
+) -> Request[M]:
     """Return the request of a manifest, or of flags, with the settings of the command line.
 
     Raises:
@@ -203,15 +206,16 @@ def _request(file: str | None, given: Mapping[Flag, Any], assignments: list[str]
         request = _from_flags(data, given, output)
         name = request.pop("name", "run")
         whole = {"name": name, "spec": request | {"settings": settings}}
-        return Request(parse(Manifest, whole, where="the command line"), None, settings)
+        return Request(parse(kind, whole, where="the command line"), None, settings)
     if data:
         names = ", ".join(flag.flag if flag.flag.startswith("-") else flag.flag.upper() for flag in data)
-        raise ConfigError(f"-f {file} holds the data and the teachers: leave out {names}")
-    manifest = options.read_manifest(file)
+        raise ConfigError(f"-f {file} holds the data and the models: leave out {names}")
+    manifest = options.read_manifest(file, kind)
     if settings:
         plain = manifest.spec.model_dump(mode="json", by_alias=True)
-        spec = parse(FineTuneSpec, plain | {"settings": plain["settings"] | settings}, where="--set")
-        manifest = manifest.model_copy(update={"spec": spec})
+        spec: Any = parse(type(manifest.spec), plain | {"settings": plain["settings"] | settings}, where="--set")
+        changed: Any = manifest.model_copy(update={"spec": spec})
+        return Request(changed, file, settings)
     return Request(manifest, file, settings)
 
 

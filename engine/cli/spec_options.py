@@ -9,22 +9,27 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import typer
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from engine.spec import TeacherName
+from engine.registry import ModelName, StudentName, TeacherName
 from engine.text.pydantic_errors import in_words
 
 
-def _teacher_name(name: str) -> TeacherName:
-    if name not in TeacherName:
-        raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, map(str, TeacherName)))}.")
-    return TeacherName(name)
+def named(kind: type[ModelName]) -> dict[str, Any]:
+    """Return arguments of an option whose values are names of models of a kind."""
+
+    def read(name: str) -> ModelName:
+        if name not in kind:
+            raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, map(str, kind)))}.")
+        return kind(name)
+
+    return {
+        "parser": read,
+        "metavar": "[" + "|".join(kind) + "]",
+        "autocompletion": lambda: list(map(str, kind)),
+    }
 
 
-TEACHER: dict[str, Any] = {
-    "parser": _teacher_name,
-    "metavar": "[" + "|".join(TeacherName) + "]",
-    "autocompletion": lambda: list(map(str, TeacherName)),
-}
-"""Arguments of an option whose values are names of teachers."""
+TEACHER = named(TeacherName)
+STUDENT = named(StudentName)
 
 
 def spec_option(model: type[BaseModel], field: str, *flags: str, more: str = "") -> Any:
@@ -43,7 +48,7 @@ def spec_option(model: type[BaseModel], field: str, *flags: str, more: str = "")
         max=most,
         help=f"{model.model_fields[field].description} {more}".strip(),
         callback=_check(model, field),
-        **(TEACHER if option_type(model, field) is TeacherName else {}),
+        **{TeacherName: TEACHER, StudentName: STUDENT}.get(option_type(model, field), {}),
     )
 
 

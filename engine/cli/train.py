@@ -15,11 +15,12 @@ from typer.core import TyperCommand
 from engine.cli import options
 from engine.cli.outcome_file import OutcomeFile, failures_in
 from engine.cli.progress_style import Progress, ProgressStyle, progress_listener
-from engine.cli.spec_options import TEACHER
+from engine.cli.spec_options import STUDENT, TEACHER
 from engine.config import from_yaml
 from engine.errors import ConfigError, NoProgressError, TeacherError
 from engine.plan import TrainingRun
 from engine.processes.launch import Rank
+from engine.registry import ModelName, StudentName
 from engine.results.events import Event, Listener
 from engine.results.no_gain import check_gain
 from engine.results.outcome import Outcome, TeacherOutcome, write_outcome
@@ -62,6 +63,9 @@ def train(
     teachers: Annotated[
         list[TeacherName] | None, typer.Option("--teacher", help="Only this teacher; repeatable.", **TEACHER)
     ] = None,
+    student: Annotated[
+        StudentName | None, typer.Option("--student", help="Only this student of a distillation.", **STUDENT)
+    ] = None,
     progress: Progress = ProgressStyle.AUTO,
     work_dir: options.WorkDir = None,
     endpoint_url: options.Endpoint = None,
@@ -71,15 +75,15 @@ def train(
     speaks = Rank.of(os.environ).index == 0
     listener = progress_listener(progress) if speaks else _silent
     processes: Processes | None = None
-    teacher = teachers[0] if teachers else None
+    teacher: ModelName | None = teachers[0] if teachers else None
     results: list[TeacherResult] = []
     try:
         with failures_in(outcome, results):
             content = read_bounded(options.storage(endpoint_url), config, limit=MANIFEST_BYTES, error=ConfigError)
             planned = from_yaml(content, where=config)
-            names = teachers or planned.teachers.names
+            names = [*(teachers or ()), *((student,) if student else ())] or planned.models.names
             if outcome is not None and len(names) != 1:
-                raise ConfigError(f"--outcome describes one teacher, not {', '.join(names)}: give one --teacher")
+                raise ConfigError(f"--outcome describes one model, not {', '.join(names)}: give one --teacher")
             from engine.training.device import GPUS, check_gpus
             from engine.training.distributed import joined
 

@@ -12,8 +12,8 @@ from engine.dataset.checks.problems import refused
 from engine.dataset.types import DatasetInfo
 from engine.dataset.wordpiece import Vocabulary, is_punctuation, words
 from engine.errors import ConfigError, DataError
-from engine.registry import class_reader
-from engine.spec import FineTuneSpec, TeacherName
+from engine.registry import ModelName, StudentName, class_reader
+from engine.spec import DatasetSpec, FineTuneSpec, TeacherName
 from engine.text.safe_text import listed, shortened
 
 MOST_TOKENS = 253
@@ -27,7 +27,29 @@ def check_data(info: DatasetInfo, spec: FineTuneSpec) -> list[TeacherName]:
         ConfigError: The request contradicts the data.
         DataError: The data cannot be trained on.
     """
-    dataset = spec.dataset
+    _check_usable(info, spec.dataset)
+    names = _teachers(info, spec)
+    for name in names:
+        _check_splits(info, spec.dataset, name, chosen=bool(spec.teachers))
+    reader = class_reader(names)
+    if reader is not None:
+        check_phrases([c.name for c in info.classes if c.annotations], spec.class_prompts, reader=reader.traits.title)
+    return names
+
+
+def check_student_data(info: DatasetInfo, dataset: DatasetSpec, name: StudentName) -> None:
+    """Check that a student can be trained on the data.
+
+    Raises:
+        DataError: The data cannot be trained on.
+    """
+    _check_usable(info, dataset)
+    if not (info.has_masks if name.traits.needs_masks else info.has_boxes):
+        raise DataError(f"{info.source} has no {name.traits.annotations}, which {name} learns: add some")
+    _check_splits(info, dataset, name, chosen=True)
+
+
+def _check_usable(info: DatasetInfo, dataset: DatasetSpec) -> None:
     faults = refused(
         info,
         on_problem=dataset.on_problem,
@@ -36,13 +58,6 @@ def check_data(info: DatasetInfo, spec: FineTuneSpec) -> list[TeacherName]:
     )
     if faults:
         raise DataError(f"{info.source} cannot be trained on: {faults}")
-    names = _teachers(info, spec)
-    for name in names:
-        _check_splits(info, spec, name)
-    reader = class_reader(names)
-    if reader is not None:
-        check_phrases([c.name for c in info.classes if c.annotations], spec.class_prompts, reader=reader.traits.title)
-    return names
 
 
 def _teachers(info: DatasetInfo, spec: FineTuneSpec) -> list[TeacherName]:
@@ -60,16 +75,16 @@ def _teachers(info: DatasetInfo, spec: FineTuneSpec) -> list[TeacherName]:
     return [n for n in TeacherName if n in wanted]
 
 
-def _check_splits(info: DatasetInfo, spec: FineTuneSpec, name: TeacherName) -> None:
-    """Check that the training and the validation split contain objects that the teacher can use."""
+def _check_splits(info: DatasetInfo, dataset: DatasetSpec, name: ModelName, *, chosen: bool) -> None:
+    """Check that the training and the validation split contain objects that the model can use."""
     masks = name.traits.needs_masks
     counts = info.images_with_masks if masks else info.images_with_objects
     what = "masks" if masks else "objects"
     advice = f"annotate {what} in more images"
-    if masks and not spec.teachers:
+    if masks and not chosen:
         others = [other for other in TeacherName if not other.traits.needs_masks]
         advice += f", or list {' or '.join(others)} alone under teachers"
-    folds = spec.dataset.split.folds if spec.dataset.split is not None else None
+    folds = dataset.split.folds if dataset.split is not None else None
     divided = counts.get("all", counts.get("train"))
     if folds is not None and divided is not None and divided < folds:
         raise DataError(f"{info.source} has {divided} images with {what}, too few for {folds} folds: {advice}")

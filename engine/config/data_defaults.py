@@ -87,6 +87,27 @@ def epochs(images: int, *, batch_size: int) -> int:
     return max(FEWEST_EPOCHS, wanted, math.ceil(FEWEST_STEPS / steps_an_epoch))
 
 
+STUDENT_STEPS = {True: 3000, False: 1500}
+"""Optimizer steps of a student with random weights, and of one with pretrained ones."""
+
+FEWEST_STUDENT_EPOCHS, MOST_STUDENT_EPOCHS = 24, 300
+
+
+def student_batch_size(images: int) -> int:
+    """Return the images per optimizer step of a student: 8, from 2,000 training images on 16, from 10,000 on 32."""
+    return 2 * batch_size(images)
+
+
+def student_epochs(images: int, *, batch_size: int, random: bool) -> int:
+    """Return the passes over ``images`` training images if a step takes ``batch_size`` of them.
+
+    >>> student_epochs(20, batch_size=8, random=True), student_epochs(205, batch_size=8, random=True)
+    (300, 116)
+    """
+    wanted = math.ceil(STUDENT_STEPS[random] / math.ceil(images / batch_size))
+    return max(FEWEST_STUDENT_EPOCHS, min(MOST_STUDENT_EPOCHS, wanted))
+
+
 def warmup_fraction(steps: int) -> float:
     """Return the share of warm-up steps: a twentieth, or 20 steps if that is more, but at most a fifth.
 

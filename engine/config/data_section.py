@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from engine.dataset.checks.problem_catalogue import SEEN_WHEN_OPENED
 from engine.dataset.types import DatasetInfo
 from engine.errors import ConfigError
-from engine.spec import DatasetSpec, FineTuneSpec, OnProblem, SplitFilesSpec, SplitSpec
+from engine.spec import DatasetSpec, OnProblem, SplitFilesSpec, SplitSpec
 from engine.text.pydantic_errors import nearest
 
 Plain = dict[str, Any]
@@ -22,15 +23,19 @@ def train_images(info: DatasetInfo, dataset: DatasetSpec) -> int:
     return max(1, info.images * split.shares["train"] // 100)
 
 
-def data_section(info: DatasetInfo, spec: FineTuneSpec) -> Plain:
+def data_section(info: DatasetInfo, dataset: DatasetSpec, prompts: Mapping[str, str]) -> Plain:
     """Return the section as plain values.
+
+    Args:
+        info: Result of the inspection of the data.
+        dataset: Section of the request.
+        prompts: Better phrases for some class names.
 
     Raises:
         ConfigError: The request contradicts the data.
     """
-    dataset = spec.dataset
     classes = [c.name for c in info.classes if c.annotations]
-    for phrase in spec.class_prompts:
+    for phrase in prompts:
         if phrase not in classes:
             raise ConfigError(f"classPrompts has {phrase!r}, but the dataset no such class{nearest(phrase, classes)}")
     opened = sum(p.count for p in info.problems if p.code in SEEN_WHEN_OPENED)  # training opens these as well
@@ -43,7 +48,7 @@ def data_section(info: DatasetInfo, spec: FineTuneSpec) -> Plain:
         "images": info.images + opened,
         "images_left_out": max(0, info.images_read - info.images - opened),
         "classes": classes,
-        "prompts": dict(spec.class_prompts),
+        "prompts": dict(prompts),
         "source": source,
         "split": _split(info, dataset),
         "train": _split_files(dataset.train, dataset),

@@ -7,7 +7,11 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from engine.config.base import MOST, OUTSIDE_RUN_ID, ConfigModel, OneName
-from engine.config.teachers import TeachersConfig, TeacherSettings
+from engine.config.model_settings import ModelSettings
+from engine.config.sections import ModelsConfig
+from engine.config.students import StudentsConfig
+from engine.config.teachers import TeachersConfig
+from engine.registry import ModelName
 from engine.spec import (
     AddressingStyle,
     AugmentationSpec,
@@ -16,7 +20,6 @@ from engine.spec import (
     OnNoGain,
     Precision,
     SplitSpec,
-    TeacherName,
     Uri,
 )
 
@@ -175,7 +178,49 @@ class RunConfig(ConfigModel):
     training: TrainingConfig = Field(description="settings common to all teachers")
     teachers: TeachersConfig = Field(description="teachers to tune, with their settings")
 
-    def with_settings(self, name: TeacherName, settings: TeacherSettings, **training: Any) -> Self:
-        """Return the configuration with other settings of one teacher, and changes of the common settings."""
+    @property
+    def models(self) -> ModelsConfig:
+        """The section of the models that the run trains."""
+        return self.teachers
+
+    def with_settings(self, name: ModelName, settings: ModelSettings, **training: Any) -> Self:
+        """Return the configuration with other settings of one model, and changes of the common settings."""
         common = self.training.model_copy(update=training)
-        return self.model_copy(update={"teachers": self.teachers.replaced(name, settings), "training": common})
+        return self.model_copy(update={name.section: self.models.replaced(name, settings), "training": common})
+
+
+class LabelsConfig(ConfigModel):
+    """Labels of teachers for further training images."""
+
+    annotations: Uri = Field(description="COCO JSON whose annotations have a score")
+    images: Uri | None = Field(description="folder of the images; null: next to the annotations")
+    digest: str = Field(description="sha256 of the annotations, to detect a change")
+    human_share: float = Field(gt=0, le=1, description="share of the images of each step that have human labels")
+    min_score: float = Field(
+        ge=0, le=1, description="lowest score of an object to learn; objects below are neither object nor background"
+    )
+
+
+class DistillConfig(RunConfig):
+    """Everything that determines the result of a distillation: like a run of teachers, with students instead."""
+
+    teachers: TeachersConfig = Field(default_factory=TeachersConfig, exclude=True)
+    students: StudentsConfig = Field(description="students to train, with their settings")
+    labels: LabelsConfig | None = Field(
+        default=None, description="labels of teachers for further training images; null: human labels alone"
+    )
+
+    @model_validator(mode="after")
+    def _fits_labels(self) -> Self:
+        if self.labels is not None and self.data.split is not None and self.data.split.folds is not None:
+            raise ValueError("dataset.split.folds cannot be combined with labels: leave one of them out")
+        batches = {name: settings.batch_size for name in self.students.names if (settings := self.students.of(name))}
+        for name, size in batches.items():
+            if self.labels is not None and size < 2:
+                raise ValueError(f"with labels {name.path}.batch_size must be at least 2: a step has images of both")
+        return self
+
+    @property
+    def models(self) -> ModelsConfig:
+        """The section of the students."""
+        return self.students

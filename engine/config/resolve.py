@@ -15,11 +15,12 @@ from engine.config import data_defaults
 from engine.config.base import MOST, ConfigModel, outside_run_id
 from engine.config.data_checks import check_data
 from engine.config.data_section import data_section, train_images
-from engine.config.model import DataConfig, RunConfig, TrainingConfig
-from engine.config.teachers import TeacherSettings
+from engine.config.model import DataConfig, DistillConfig, RunConfig, TrainingConfig
+from engine.config.model_settings import ModelSettings
 from engine.config.trials import expand_sweep
 from engine.dataset.types import DatasetInfo
 from engine.errors import ConfigError
+from engine.registry import ModelName
 from engine.spec import (
     FineTuneSpec,
     RetentionSpec,
@@ -62,23 +63,23 @@ def generate_config(
         "precision": spec.training.precision,
         "patience": spec.training.early_stopping.patience,
         **_retention(spec.training.retention),
-        "sweep": None if spec.training.sweep is None else _plain(spec.training.sweep),
+        "sweep": None if spec.training.sweep is None else plain(spec.training.sweep),
         "on_no_gain": spec.training.on_no_gain,
     }
     config: Plain = {
         "name": name,
         "run_id": run_id or "",
         "output": spec.output.rstrip("/"),
-        "storage": _plain(spec.storage),
-        "data": data_section(info, spec),
-        "augmentation": _plain(data_defaults.augmentation(spec.augmentation, info)),
-        "training": _first_set(training, training_defaults()),
+        "storage": plain(spec.storage),
+        "data": data_section(info, spec.dataset, spec.class_prompts),
+        "augmentation": plain(data_defaults.augmentation(spec.augmentation, info)),
+        "training": first_set(training, training_defaults()),
         "teachers": {n.slug: _teacher(n, asked.get(n)) for n in names},
     }
-    groups = _groups(config)
+    groups = groups_of(config)
     for path, text in spec.settings.items():
-        _override(config, path, setting_value(path, text))
-    _check_groups(config, groups)
+        override(config, path, setting_value(path, text))
+    check_groups(config, groups)
     images, classes = train_images(info, spec.dataset), config["data"]["classes"]
     fill = partial(_fill, images=images, classes=len(classes) if isinstance(classes, list) else 0)
     expand_sweep(config, names, fill)
@@ -92,13 +93,13 @@ def generate_config(
         if settings is not None and settings.get("base_digest") is None:
             settings["base_digest"] = base_digest(settings["base_model"])
     checked = parse(RunConfig, config, where="the configuration")
-    return checked if run_id is not None else checked.model_copy(update={"run_id": _digest(config)})
+    return checked if run_id is not None else checked.model_copy(update={"run_id": digest_of(config)})
 
 
 def _retention(spec: RetentionSpec | None) -> Plain:
     spec = spec or RetentionSpec()
     files = None if spec.annotations is None else {"annotations": spec.annotations, "images": spec.images}
-    return {"retention": files, "min_retention": _number(spec.min_share)}
+    return {"retention": files, "min_retention": number(spec.min_share)}
 
 
 def _check_one_comparison(config: Plain, teachers: list[Plain]) -> None:
@@ -114,9 +115,9 @@ def _check_one_comparison(config: Plain, teachers: list[Plain]) -> None:
 def _teacher(name: TeacherName, asked: TeacherSpec | None) -> Plain:
     settings = teacher_defaults(name)
     if asked is not None:
-        own = _plain(asked) | {"learning_rate": _number(asked.learning_rate)}
-        lora = _plain(asked.lora) | {"dropout": _number(asked.lora.dropout)}
-        settings = _first_set(own, settings) | {"lora": _first_set(lora, settings["lora"])}
+        own = plain(asked) | {"learning_rate": number(asked.learning_rate)}
+        lora = plain(asked.lora) | {"dropout": number(asked.lora.dropout)}
+        settings = first_set(own, settings) | {"lora": first_set(lora, settings["lora"])}
     return settings
 
 
@@ -126,23 +127,23 @@ def _fill(settings: Plain, *, images: int, classes: int) -> None:
     if lora["rank"] is None:
         lora["rank"] = data_defaults.rank(images, classes=classes)
     if lora["alpha"] is None:
-        lora["alpha"] = 2 * _count(lora["rank"], 1)
+        lora["alpha"] = 2 * count_of(lora["rank"], 1)
     if settings["views"] is None:
         settings["views"] = data_defaults.views(lora["preset"])
     if settings["batch_size"] is None:
         settings["batch_size"] = data_defaults.batch_size(images)
-    batch_size = _count(settings["batch_size"], data_defaults.batch_size(images))
+    batch_size = count_of(settings["batch_size"], data_defaults.batch_size(images))
     if settings["epochs"] is None:
         settings["epochs"] = data_defaults.epochs(images, batch_size=batch_size)
     if settings["warmup_fraction"] is None:
-        steps = _count(settings["epochs"], 1) * math.ceil(images / batch_size)
+        steps = count_of(settings["epochs"], 1) * math.ceil(images / batch_size)
         settings["warmup_fraction"] = data_defaults.warmup_fraction(steps)
 
 
-def _count(value: object, otherwise: int) -> int:
+def count_of(value: object, otherwise: int) -> int:
     """Return a number of images, epochs or ranks; ``otherwise`` for a value that validation rejects.
 
-    >>> _count(6, 4), _count("6", 4), _count(0, 4), _count("four", 4)
+    >>> count_of(6, 4), count_of("6", 4), count_of(0, 4), count_of("four", 4)
     (6, 6, 4, 4)
     """
     with suppress(TypeError, ValueError, ArithmeticError):
@@ -162,7 +163,7 @@ def setting_value(path: str, text: str) -> Any:
     return documents[0].value if documents else None
 
 
-def _override(config: Plain, path: str, value: object) -> None:
+def override(config: Plain, path: str, value: object) -> None:
     """Set one setting; ``*`` stands for every name at that level. An unknown last name is left to validation.
 
     Raises:
@@ -191,15 +192,20 @@ def _unknown_group(path: str, depth: int, known: list[str]) -> str:
     return f"--set or settings: there is no setting {path!r}: no {'.'.join(parts[: depth + 1])!r}{advice}"
 
 
-def _groups(config: Plain) -> dict[str, Plain]:
+TOP_GROUPS = ("data", "training", "teachers", "students", "labels", "storage", "augmentation")
+
+
+def groups_of(config: Plain) -> dict[str, Plain]:
     """Return the groups of settings with fixed names, by their path."""
-    groups = {name: config[name] for name in ("data", "training", "teachers", "storage", "augmentation")}
-    for name, settings in config["teachers"].items():
-        groups |= {f"teachers.{name}": settings, f"teachers.{name}.lora": settings["lora"]}
+    groups = {name: config[name] for name in TOP_GROUPS if config.get(name) is not None}
+    for section in ("teachers", "students"):
+        for name, settings in config.get(section, {}).items():
+            groups[f"{section}.{name}"] = settings
+            groups |= {f"{section}.{name}.lora": settings["lora"]} if "lora" in settings else {}
     return {path: dict(values) for path, values in groups.items()}
 
 
-def _check_groups(config: Plain, before: Mapping[str, Plain]) -> None:
+def check_groups(config: Plain, before: Mapping[str, Plain]) -> None:
     """Reject an override of a whole group that is not a mapping or lacks some of its settings."""
     for path, names in before.items():
         value: Any = config
@@ -211,36 +217,46 @@ def _check_groups(config: Plain, before: Mapping[str, Plain]) -> None:
             raise ConfigError(f"{path} is a group of settings, and {example} has no value: set one of them by its path")
 
 
-def _first_set(first: Plain, then: Plain) -> Plain:
+def first_set(first: Plain, then: Plain) -> Plain:
     """Return ``then``, with the values that are set in ``first``; keys are those of ``then``."""
     return {key: value if first.get(key) is None else first[key] for key, value in then.items()}
 
 
-def _plain(model: SpecModel) -> Plain:
+def plain(model: SpecModel) -> Plain:
+    """Return a section of a request as plain values."""
     return model.model_dump(mode="json", by_alias=False)
 
 
-def _number(text: str | None) -> float | None:
+def number(text: str | None) -> float | None:
+    """Return the number of a decimal string."""
     return None if text is None else float(text)
 
 
 def decisive(config: Plain) -> Plain:
     """Return the settings that determine the result of a run, as plain values; the run id is their digest."""
-    models = {name.slug: name.traits.settings for name in TeacherName}
-    teachers = {
-        slug: _decisive(settings, models.get(slug, TeacherSettings)) if isinstance(settings, dict) else settings
-        for slug, settings in config["teachers"].items()
+    sections = {section: _decisive_models(config[section]) for section in ("teachers", "students") if section in config}
+    return (
+        _decisive(config, DistillConfig if "students" in config else RunConfig)
+        | sections
+        | {
+            "features": config["training"]["features_gb"] > 0,  # cached features are rounded
+            "data": _decisive(config["data"], DataConfig),
+            "training": _decisive(config["training"], TrainingConfig),
+        }
+    )
+
+
+def _decisive_models(section: Plain) -> Plain:
+    models = {name.slug: name.traits.settings for name in ModelName}
+    decided = {
+        slug: _decisive(settings, models.get(slug, ModelSettings)) if isinstance(settings, dict) else settings
+        for slug, settings in section.items()
         if settings is not None
     }
-    for settings in teachers.values():
+    for settings in decided.values():
         if isinstance(settings, dict) and settings.get("base_digest") is None:
             settings.pop("base_digest", None)
-    return _decisive(config, RunConfig) | {
-        "features": config["training"]["features_gb"] > 0,  # cached features are rounded
-        "teachers": teachers,
-        "data": _decisive(config["data"], DataConfig),
-        "training": _decisive(config["training"], TrainingConfig),
-    }
+    return decided
 
 
 def _decisive(values: Plain, model: type[ConfigModel]) -> Plain:
@@ -248,7 +264,8 @@ def _decisive(values: Plain, model: type[ConfigModel]) -> Plain:
     return {name: value for name, value in values.items() if name not in outside}
 
 
-def _digest(config: Plain) -> str:
+def digest_of(config: Plain) -> str:
+    """Return the run id of a configuration."""
     return hashlib.sha256(json.dumps(decisive(config), sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -259,7 +276,7 @@ def training_defaults() -> Plain:
     return settings
 
 
-def teacher_defaults(name: TeacherName) -> Plain:
-    """Return the default settings of a teacher; None means: derived from the data."""
+def teacher_defaults(name: ModelName) -> Plain:
+    """Return the default settings of a teacher or student; None means: derived from the data."""
     settings: Plain = read_document(name.traits.default_text(), where=f"defaults of {name}").value
     return settings

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from engine.config.model import RunConfig
-from engine.config.teachers import TeachersConfig
+from engine.config.model import DistillConfig, RunConfig
+from engine.config.sections import ModelsConfig
 from engine.errors import ConfigError
 from engine.layout import CONFIG
 from engine.text.format_version import refuse_newer
@@ -36,13 +36,16 @@ def from_yaml(text: str | bytes, *, where: str = CONFIG) -> RunConfig:
     document = read_document(text, where=where)
     if isinstance(document.value, dict):
         refuse_newer(document.value, where=where, error=ConfigError)
-    return parse(RunConfig, document.value, where=where, line_of=document.line)
+    kind = DistillConfig if isinstance(document.value, dict) and "students" in document.value else RunConfig
+    return parse(kind, document.value, where=where, line_of=document.line)
 
 
 def _lines(model: BaseModel, *, indent: int) -> Iterator[str]:
     pad = "  " * indent
-    kind = model.resolved() if isinstance(model, TeachersConfig) else type(model)
+    kind = model.resolved() if isinstance(model, ModelsConfig) else type(model)
     for name, field in kind.model_fields.items():
+        if field.exclude:
+            continue
         value = getattr(model, name)
         comment = f"  # {field.description}" if field.description else ""
         if isinstance(value, BaseModel):

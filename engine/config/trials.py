@@ -7,13 +7,14 @@ from copy import deepcopy
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from engine.spec import SweepSpec, TeacherName
+from engine.registry import ModelName
+from engine.spec import SweepSpec
 from engine.spec.base import NUMBERS
 from engine.text.pydantic_errors import parse
 
 if TYPE_CHECKING:
     from engine.config.model import RunConfig
-    from engine.config.teachers import TeacherSettings
+    from engine.config.model_settings import ModelSettings
 
 Plain = dict[str, Any]
 
@@ -21,7 +22,7 @@ PATHS = {"learning_rates": "learning_rate", "ranks": "lora.rank", "presets": "lo
 """Setting of a teacher that each list of a sweep varies."""
 
 
-def expand_sweep(config: Plain, names: Iterable[TeacherName], fill: Callable[[Plain], None]) -> None:
+def expand_sweep(config: Plain, names: Iterable[ModelName], fill: Callable[[Plain], None]) -> None:
     """Replace ``training.sweep`` of a configuration by ``trials`` of its teachers, in place.
 
     A sweep of one trial sets its values: the run is that without a sweep. A teacher whose trials are given keeps them.
@@ -41,7 +42,7 @@ def expand_sweep(config: Plain, names: Iterable[TeacherName], fill: Callable[[Pl
     lists = {PATHS[name]: values for name, values in checked.model_dump(mode="json").items() if values}
     lists = {path: [_plain(path, value) for value in values] for path, values in lists.items()}
     trials: list[Plain] = [dict(zip(lists, values, strict=True)) for values in product(*lists.values())]
-    for settings in [config["teachers"][name.slug] for name in names]:
+    for settings in [config[name.section][name.slug] for name in names]:
         if settings.get("trials") is not None:
             continue
         if len(trials) == 1:
@@ -73,9 +74,9 @@ def _set(settings: Plain, trial: Mapping[str, Any]) -> None:
         group[name] = value
 
 
-def all_trainings(config: RunConfig, name: TeacherName) -> tuple[TeacherSettings, ...]:
-    """Return the settings of every training of a teacher: trials of a sweep, or folds and the last training."""
-    settings, split = config.teachers.of(name), config.data.split
+def all_trainings(config: RunConfig, name: ModelName) -> tuple[ModelSettings, ...]:
+    """Return the settings of every training of a model: trials of a sweep, or folds and the last training."""
+    settings, split = config.models.of(name), config.data.split
     if settings is None:
         return ()
     if settings.trials:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.dataset.masks import encode_segmentation
 from engine.dataset.types import Detections, Frame, Rle
@@ -26,12 +27,20 @@ class Predictions:
         sizes: Width and height of each image in pixels, by file name; zeros if unknown.
         exif: By file name, the EXIF orientation of rotated images, and the frame of their labels.
         seen: By file name, the highest score first; with ``masks`` if every object of the file has one.
+        unsure: By file name, in the order of ``seen``, the objects with ``"ignore": 1``: below the threshold of their
+            class, so that it is not sure that they exist.
     """
 
     classes: tuple[str, ...]
     sizes: dict[str, tuple[int, int]]
     seen: dict[str, Detections]
     exif: dict[str, tuple[int, Frame]] = field(default_factory=dict)
+    unsure: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+
+    def sure(self, name: str) -> Detections:
+        """Return the objects of an image without the unsure ones."""
+        unsure = self.unsure.get(name)
+        return self.seen[name] if unsure is None else self.seen[name].select(np.flatnonzero(~unsure))
 
     @property
     def has_masks(self) -> bool:
@@ -96,7 +105,15 @@ def _predictions(coco: dict[str, Any], uri: str) -> Predictions:
         for one in images.values()
         if one.get("exif_orientation") in range(2, 9)
     }
-    return Predictions(classes, sizes, seen, exif)
+    unsure = {
+        image["file_name"]: np.array([one.get("ignore") in (1, True) for one in _best_first(objects[number])], np.bool_)
+        for number, image in images.items()
+    }
+    return Predictions(classes, sizes, seen, exif, unsure)
+
+
+def _best_first(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(objects, key=lambda found: -float(found["score"]))
 
 
 def _check(found: dict[str, Any], side: int) -> None:
@@ -118,7 +135,7 @@ def _detections(
         raise ValueError(f"an image has {size[0]} x {size[1]} pixels")
     for found in objects:
         _check(found, max(size) or LONGEST_SIDE)
-    objects = sorted(objects, key=lambda found: -float(found["score"]))
+    objects = _best_first(objects)
     boxes = np.asarray([found["bbox"] for found in objects], np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     masks: list[Rle] | None = None

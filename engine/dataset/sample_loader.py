@@ -49,6 +49,7 @@ def load_sample(
     inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     boxes, chosen = boxes[inside], chosen[inside]
     kept = [annotations[i] for i in chosen]
+    unsure = any(a.ignored or a.score < 1 for a in kept)
     return Sample(
         image=pixels,
         boxes_xyxy=boxes,
@@ -56,6 +57,8 @@ def load_sample(
         is_crowd=np.array([a.iscrowd for a in kept], np.bool_),
         annotation_indices=chosen.astype(np.int64),
         masks=_masks(kept, height, width, name=image.file_name) if with_masks else None,
+        scores=np.array([a.score for a in kept], np.float32) if unsure else None,
+        is_ignored=np.array([a.ignored for a in kept], np.bool_) if unsure else None,
     )
 
 

@@ -166,6 +166,10 @@ class CocoAnnotation:
     iscrowd: bool
     segmentation: Any = None
     """Polygons (lists of x, y in pixels) or run lengths as in the file; None without a mask."""
+    score: float = 1.0
+    """Probability that the label is right, 0..1; below 1 only for labels of a teacher."""
+    ignored: bool = False
+    """Neither target nor background: it is not sure that the object exists."""
 
 
 @dataclass(frozen=True)
@@ -240,6 +244,9 @@ class Sample:
         masks: (N, H, W) bool, or None if masks are not requested or missing.
         is_crowd: (N,) bool.
         annotation_indices: (N,) int64, position of each object in ``CocoDataset.annotations[i]``.
+        scores: (N,) float32 in 0..1, probability that a teacher's label is right; None: all are 1.
+        is_ignored: (N,) bool, objects that are neither target nor background, since it is not sure that they exist;
+            None: there are none.
     """
 
     image: NDArray[np.uint8]
@@ -248,6 +255,8 @@ class Sample:
     is_crowd: NDArray[np.bool_]
     annotation_indices: NDArray[np.int64]
     masks: NDArray[np.bool_] | None = None
+    scores: NDArray[np.float32] | None = None
+    is_ignored: NDArray[np.bool_] | None = None
 
     @classmethod
     def of(cls, image: NDArray[np.uint8], boxes_xyxy: object = (), class_indices: object = None) -> Sample:
@@ -265,6 +274,16 @@ class Sample:
     def __len__(self) -> int:
         return len(self.boxes_xyxy)
 
+    @property
+    def object_scores(self) -> NDArray[np.float32]:
+        """(N,) float32, the probability that each label is right."""
+        return np.ones(len(self), np.float32) if self.scores is None else self.scores
+
+    @property
+    def ignored(self) -> NDArray[np.bool_]:
+        """(N,) bool, whether each object is neither target nor background."""
+        return np.zeros(len(self), np.bool_) if self.is_ignored is None else self.is_ignored
+
 
 @dataclass(frozen=True, eq=False)
 class Detections:
@@ -278,6 +297,8 @@ class Detections:
         prompt_indices: (N,) int64, the object of the sample that prompted each detection; None from a teacher that is
             not prompted by objects.
         cut: The teacher found more than its maximum number of detections: some below the last score are missing.
+        unsure: (N,) bool, labels below the threshold of their class, which are neither object nor background; None:
+            there are none.
     """
 
     boxes_xyxy: NDArray[np.float32]
@@ -286,6 +307,7 @@ class Detections:
     masks: list[Rle] | None = field(default=None)
     prompt_indices: NDArray[np.int64] | None = field(default=None)
     cut: bool = False
+    unsure: NDArray[np.bool_] | None = field(default=None)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -298,6 +320,7 @@ class Detections:
             class_indices=self.class_indices[indices],
             masks=None if self.masks is None else [self.masks[i] for i in indices],
             prompt_indices=None if self.prompt_indices is None else self.prompt_indices[indices],
+            unsure=None if self.unsure is None else self.unsure[indices],
         )
 
     def lacks(self, threshold: float) -> bool:

@@ -13,9 +13,9 @@ from engine.errors import TeacherError
 from engine.estimate.batch_shape import inspected_shape
 from engine.estimate.cost_model import StepEstimate, base_of, choose_step
 from engine.estimate.training_time import GPUS, Gpu
-from engine.registry import PublishedBase
 from engine.results.types import Result
 from engine.spec import FineTuneSpec, Precision, TeacherName, TeacherSpec
+from engine.traits import PublishedBase
 
 SOME_IMAGES, SOME_CLASSES = 1_000, 20
 """From these numbers on, the second smallest base is recommended; the largest from those that double the rank on."""

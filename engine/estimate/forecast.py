@@ -105,7 +105,7 @@ def _forecast_of(
     bfloat16 = kind.bfloat16 if precision is Precision.AUTO else precision is Precision.BFLOAT16
     base, transform = find_base(settings, storage)
     shape = inspected_shape(info, settings, transform)
-    trainings = all_trainings(config, name)
+    trainings = [one for one in all_trainings(config, name) if isinstance(one, TeacherSettings)]
     settings = largest_training(trainings, base, shape, bfloat16=bfloat16)
     ways: dict[int, StepEstimate | None] = {}
     if base is not None and any(options(base, settings, shape, bfloat16=bfloat16)):
@@ -183,7 +183,8 @@ def needs(config: RunConfig, info: DatasetInfo, storage: Storage) -> Iterator[Me
         if base is None:
             continue
         shape = inspected_shape(info, settings, transform)
-        settings = largest_training(all_trainings(config, name), base, shape, bfloat16=bfloat16)
+        trainings = [one for one in all_trainings(config, name) if isinstance(one, TeacherSettings)]
+        settings = largest_training(trainings, base, shape, bfloat16=bfloat16)
         ways = list(options(base, settings, shape, bfloat16=bfloat16))
         if ways:
             least = min(way.memory_bytes for way in ways)

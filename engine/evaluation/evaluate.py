@@ -10,7 +10,7 @@ import numpy as np
 from engine.dataset.types import CocoAnnotation, CocoDataset, CocoImage, Detections, Sample
 from engine.evaluation.coco_ap import coco_ap, mean_iou
 from engine.evaluation.ground_truth import GroundTruth, GroundTruths
-from engine.models.base import Teacher
+from engine.models.predictor import Predictor
 from engine.results.types import ApMetrics
 
 ImageDetections = tuple[CocoImage, Detections]
@@ -34,7 +34,7 @@ class Evaluation:
 
 
 def evaluate(
-    teacher: Teacher,
+    teacher: Predictor,
     dataset: CocoDataset,
     load: Callable[[int], Sample],
     *,
@@ -48,7 +48,7 @@ def evaluate(
     prompted nor counted, since their prediction cannot be compared.
 
     Args:
-        teacher: Base or adapted.
+        teacher: Base, adapted, student, or exported model.
         dataset: Ground truth.
         load: Return the sample of an image by its index, without augmentation.
         batch_size: Images per forward pass.
@@ -63,7 +63,7 @@ def evaluate(
 
 
 def predict_images(
-    teacher: Teacher,
+    teacher: Predictor,
     dataset: CocoDataset,
     load: Callable[[int], Sample],
     *,

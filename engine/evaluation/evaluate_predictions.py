@@ -74,7 +74,7 @@ def evaluate_predictions(dataset: CocoDataset, predictions: Predictions) -> Pred
     images = tuple(_sized(image, name, predictions) for image, name in zip(dataset.images, names, strict=True))
     dataset = replace(dataset, images=images)
     new_index = np.asarray([dataset.classes.index(n) if n in shared else -1 for n in predictions.classes], np.int64)
-    seen = [_reindexed(predictions.seen[name], new_index) if name is not None else _nothing() for name in names]
+    seen = [_reindexed(predictions.sure(name), new_index) if name is not None else _nothing() for name in names]
     with_objects = {found.class_index for objects in dataset.annotations for found in objects}
     masked = predictions.has_masks and any(a.segmentation for objects in dataset.annotations for a in objects)
     truth = GroundTruth.of(dataset, "bbox")

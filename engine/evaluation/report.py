@@ -23,13 +23,18 @@ from engine.evaluation.report_metrics import (
 from engine.evaluation.report_sections import confidence_sentence, matrix, mistakes, retention_sentence, thresholds
 from engine.evaluation.report_verdict import verdict
 from engine.layout import VALIDATION_PAGES, adapter_folder, validation_page
+from engine.registry import ModelName
 from engine.results.model_card import loading_lines
 from engine.results.trials import selection_sentence, settings_text
 from engine.results.types import TeacherResult
-from engine.spec import TeacherName
 
 PICTURES_BYTES = 1_300_000
 """Approximate bytes of all pictures of a report together; base64 adds a third."""
+
+
+ADAPTER_NAMES = {"before": "Base", "after": "Adapted", "product": "adapter", "adapter": "yes"}
+STUDENT_NAMES = {"before": "Untrained", "after": "Student", "product": "student", "adapter": ""}
+"""Names of what is compared, and of the result."""
 
 
 def render_report(
@@ -39,9 +44,9 @@ def render_report(
     created: str,
     info: DatasetInfo,
     config_yaml: str,
-    settings: Mapping[TeacherName, Mapping[str, str]],
+    settings: Mapping[ModelName, Mapping[str, str]],
     results: Sequence[TeacherResult],
-    samples: Mapping[TeacherName, Sequence[SampleView]],
+    samples: Mapping[ModelName, Sequence[SampleView]],
     environment: Mapping[str, str],
 ) -> str:
     """Render the HTML page of a run.
@@ -122,6 +127,7 @@ def _teacher(
         "legend": legend(views),
         "prompted": result.teacher.traits.needs_masks,
         "loading": loading_lines(result),
+        "names": ADAPTER_NAMES if result.teacher.traits.adapts_base else STUDENT_NAMES,
     }
 
 

@@ -34,7 +34,7 @@ class Verdict:
 
 def verdict(result: TeacherResult) -> Verdict:
     """Judge a teacher on the test split if it exists, since the adapter was selected on the validation split."""
-    title = result.teacher.traits.title
+    title, adapts = result.teacher.traits.title, result.teacher.traits.adapts_base
     tested = result.test_before is not None and result.test_after is not None
     before, after = (result.test_before or result.before), (result.test_after or result.after)
     row = Row("AP", "", number(before.ap), number(after.ap))
@@ -52,11 +52,11 @@ def verdict(result: TeacherResult) -> Verdict:
     if result.strength == 0:
         sentence = f"{title}: {AS_THE_BASE}. AP {row.before:.2f} on {where}."
         remarks.append(f"{ADVICE}.")
-    elif kind == "better":
+    elif kind == "better" or (kind == "same" and not adapts):
         sentence = f"{title}: {numbers}."
     elif kind == "same":
         sentence = f"{title} shows no measurable change: {numbers}."
-        remarks.append("On these images the base model performs as well as this adapter.")
+        remarks += ["On these images the base model performs as well as this adapter."] if adapts else []
     else:
         sentence = f"{title} got worse: {numbers}."
         remarks.append("Use the base model, not this adapter.")
@@ -66,8 +66,8 @@ def verdict(result: TeacherResult) -> Verdict:
         remarks.append(f"{ceiling}.")
     if not tested:
         remarks.append(
-            "The epoch and the strength of the adapter were selected on these images, so AP on new images may be "
-            "slightly lower."
+            f"{'The epoch and the strength of the adapter were' if adapts else 'The epoch was'} selected on these "
+            "images, so AP on new images may be slightly lower."
         )
     if 0 < result.strength < 1 and result.strength_curve is not None:
         remarks.append(f"The adapter is published with strength {result.strength:g}: {result.strength_curve.reason}.")
@@ -79,6 +79,11 @@ def verdict(result: TeacherResult) -> Verdict:
     if result.images_skipped or result.objects_skipped:
         remarks.append(
             f"{result.images_skipped:,} images and {result.objects_skipped:,} objects were not usable and were skipped."
+        )
+    if result.labelled_images:
+        remarks.append(
+            f"Teachers labelled {result.labelled_images:,} of the training images; all metrics are measured on human "
+            "labels."
         )
     if after.images and after.images < FEW_IMAGES:
         remarks.append(f"With {after.images} images, a difference of a few hundredths can be chance.")

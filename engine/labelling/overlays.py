@@ -55,7 +55,8 @@ class Overlays:
     def write(
         self, key: str, image: NDArray[np.uint8], seen: Detections, classes: Sequence[str], *, storage: Storage
     ) -> None:
-        """Draw an image and store it as JPEG, named after its key."""
+        """Draw an image without its unsure labels, and store it as JPEG, named after its key."""
         file = BytesIO()
-        Image.fromarray(draw_readable(image, seen, classes)).save(file, "JPEG", quality=90)
+        sure = seen if seen.unsure is None else seen.select(np.flatnonzero(~seen.unsure))
+        Image.fromarray(draw_readable(image, sure, classes)).save(file, "JPEG", quality=90)
         storage.write_bytes(join(self.folder, f"{key.replace('/', '__')}.jpg"), file.getvalue())

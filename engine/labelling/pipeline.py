@@ -256,5 +256,6 @@ def _settings(labeller: Labeller, images: str, chunk_size: int) -> dict[str, obj
         "thresholds": list(scores),
         "nms": labeller.nms_iou,
         "chunk": chunk_size,
+        **({} if labeller.unsure_share == 1 else {"unsure_share": labeller.unsure_share}),
         **({} if labeller.frame is Frame.UPRIGHT else {"frame": labeller.frame.value}),
     }

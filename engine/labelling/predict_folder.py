@@ -16,7 +16,7 @@ from engine.dataset.sample_loader import frame_of, with_frame
 from engine.dataset.types import Frame
 from engine.errors import ConfigError, DataError
 from engine.labelling.overlays import Overlays
-from engine.models.base import Teacher
+from engine.models.predictor import Predictor
 from engine.storage import Storage, default_cache
 
 
@@ -36,7 +36,7 @@ class Predicted:
 
 
 def prompting_dataset(
-    teacher: Teacher,
+    teacher: Predictor,
     images: str,
     boxes: str | None,
     *,
@@ -47,10 +47,10 @@ def prompting_dataset(
     """Return the images of a folder with the boxes that prompt the teacher, if it needs some.
 
     Args:
-        teacher: The adapted teacher.
+        teacher: The adapted teacher, or an exported model.
         images: Folder of the images.
         boxes: COCO JSON of the boxes.
-        adapter: URI of the adapter, for messages.
+        adapter: URI of the adapter or artifact, for messages.
         storage: Access to object storage.
         warn: Receives differences between the classes of boxes and adapter.
 
@@ -58,11 +58,11 @@ def prompting_dataset(
         ConfigError: The teacher is prompted by boxes and there are none, or the other way round.
         DataError: The folder contains no images.
     """
-    title, prompted = teacher.name.traits.title, teacher.name.traits.prompted
+    prompted = teacher.iou_type == "segm"
     if prompted and boxes is None:
-        raise ConfigError(f"{adapter} adapts {title}, which is prompted by boxes: give --boxes, such as predict wrote")
+        raise ConfigError(f"{adapter} is of a model that is prompted by boxes: give --boxes, such as predict wrote")
     if not prompted and boxes is not None:
-        raise ConfigError(f"--boxes {boxes} are prompts, but {adapter} adapts {title}, which takes none: leave it out")
+        raise ConfigError(f"--boxes {boxes} are prompts, but the model of {adapter} takes none: leave it out")
     if boxes is None:
         dataset = folder_dataset(images, teacher.classes, storage=storage)
     else:
@@ -76,7 +76,7 @@ def prompting_dataset(
 
 
 def predict_folder(
-    teacher: Teacher,
+    teacher: Predictor,
     dataset: CocoDataset,
     images: str,
     *,
@@ -88,7 +88,7 @@ def predict_folder(
     """Detect objects in all images of :func:`prompting_dataset`.
 
     Args:
-        teacher: The adapted teacher.
+        teacher: The adapted teacher, or an exported model.
         dataset: Images and prompts.
         images: Folder of the images.
         threshold: Lowest score in ``coco`` and in drawn images.

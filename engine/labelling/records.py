@@ -87,4 +87,5 @@ def _objects(seen: Detections, category_ids: Sequence[int]) -> Iterator[Json]:
             if rle is None
             else {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")},
             "score": round(float(seen.scores[i]), 5),
+            **({"ignore": 1} if seen.unsure is not None and seen.unsure[i] else {}),
         }

@@ -17,10 +17,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from engine.errors import ConfigError
-from engine.models.base import Teacher
+from engine.models.model import Model
 
 
-def recompute(teacher: Teacher, groups: Collection[str]) -> None:
+def recompute(teacher: Model, groups: Collection[str]) -> None:
     """Recompute the activations of these groups of layers and keep those of all others, in place.
 
     Args:
@@ -32,7 +32,7 @@ def recompute(teacher: Teacher, groups: Collection[str]) -> None:
     """
     if unknown := [group for group in groups if group not in teacher.recomputable]:
         raise ConfigError(
-            f"teachers.{teacher.name.slug}.checkpointing has {unknown[0]!r}, which {teacher.name} has not: "
+            f"{teacher.name.path}.checkpointing has {unknown[0]!r}, which {teacher.name} has not: "
             f"there are {', '.join(teacher.recomputable) or 'none'}"
         )
     model: Any = teacher.model

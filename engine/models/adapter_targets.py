@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -11,9 +12,11 @@ from engine.config import LoraSettings
 from engine.errors import BaseModelError
 from engine.layout import ADAPTER_CONFIG
 from engine.models.adapter_config import AdapterConfig, named_by
-from engine.models.base import LoraTargets, Teacher
 from engine.models.trained_modules import matching
 from engine.spec import LoraPreset
+
+if TYPE_CHECKING:
+    from engine.models.base import LoraTargets, Teacher
 
 
 def named_targets(teacher: Teacher, config: AdapterConfig, lora: LoraSettings, folder: Path, *, what: str) -> str:

@@ -1,31 +1,34 @@
-"""Interface of a teacher for training, evaluation and labelling, and the registry of teachers."""
+"""Interface of a teacher: a base model with an adapter."""
 
 from __future__ import annotations
 
-import copy
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from engine.config import LoraSettings
-from engine.dataset.types import CocoAnnotation, Detections, Frame, Sample
+from engine.config import LoraSettings, TeacherSettings
 from engine.errors import ConfigError
-from engine.models.feature_cache import FeatureCache
-from engine.registry import TeacherTraits
-from engine.spec import TeacherName
+from engine.layout import ADAPTER
+from engine.models import lora
+from engine.models.model import Batch as Batch
+from engine.models.model import Example as Example
+from engine.models.model import Model, Origin
+from engine.models.model import to_device as to_device
+from engine.registry import TeacherName
+from engine.traits import TeacherTraits
 
-Example = dict[str, Any]
-"""One preprocessed training example: CPU tensors and plain values; picklable, so that workers can send it."""
+WHOLE_RATE = 0.5
+"""Learning rate of completely trained modules of an adapter, as a share of that of LoRA matrices."""
 
-Batch = dict[str, Any]
-"""Collated examples; tensors lie directly in the mapping or in lists and mappings inside it."""
+
+def adapter_rate_share(parameter: str) -> float:
+    """Return the learning rate of a parameter of an adapter as a share of that of LoRA matrices."""
+    return WHOLE_RATE if ".modules_to_save." in parameter else 1.0
 
 
 @dataclass(frozen=True)
@@ -47,37 +50,17 @@ class LoraTargets:
     earlier: tuple[str, ...] = ()
 
 
-class Teacher(ABC):
-    """A base model, with or without an adapter, with its preprocessing, loss and prediction.
-
-    ``model`` is a transformers model; :mod:`engine.models.lora` wraps it by PEFT in place. All randomness comes
-    from the generators that are passed in.
-    """
+class Teacher(Model):
+    """A base model, with or without an adapter, which :mod:`engine.models.lora` attaches by PEFT in place."""
 
     traits: ClassVar[TeacherTraits]
     name: ClassVar[TeacherName]
-    """This and the next two follow from :attr:`traits`."""
-    iou_type: ClassVar[Literal["bbox", "segm"]]
-    needs_masks: ClassVar[bool]
-    pads: ClassVar[bool] = False
-    """Whether images of a batch are padded to a common size: batches of similar shapes then cost less."""
-    recomputable: ClassVar[Mapping[str, str]] = {}
-    """Groups of layers that can recompute their activations; values are regular expressions of whole module names."""
+    weights_file: ClassVar[str] = ADAPTER
 
-    model: nn.Module
-    classes: tuple[str, ...]
-
-    frame: Frame = Frame.UPRIGHT
-    """Frame of EXIF-rotated images in training."""
-
-    features: FeatureCache | None = None
-    """Cache of the outputs of the frozen layers (see :meth:`frozen`); None: they are computed each time."""
-
-    def __init_subclass__(cls) -> None:
-        """Set what follows from the traits of a teacher."""
-        if (traits := vars(cls).get("traits")) is not None:
-            cls.name = TeacherName(traits.name)
-            cls.iou_type, cls.needs_masks = traits.iou_type, traits.needs_masks
+    @classmethod
+    def name_of(cls, traits: Any) -> TeacherName:
+        """See :meth:`Model.name_of`."""
+        return TeacherName(traits.name)
 
     @classmethod
     def convert_original(cls, file: Path, folder: Path) -> None:
@@ -124,81 +107,37 @@ class Teacher(ABC):
             ConfigError: The encoder has fewer layers than ``skip_layers``.
         """
 
-    def frozen(self) -> dict[str, str] | None:
-        """Return all that determines the cached features besides image and weights.
+    def begin_training(self, settings: TeacherSettings) -> None:
+        """Attach a new adapter."""
+        lora.attach(self, settings.lora)
 
-        This is the number of layers before the first adapted one, and the preprocessing. None if no frozen layers
-        come first, or caching them saves little.
-        """
-        return None
+    def set_training(self, training: bool) -> None:
+        """See :func:`engine.models.lora.set_training`."""
+        lora.set_training(self, training)
 
-    def select(self, annotations: Sequence[CocoAnnotation], visit: int) -> NDArray[np.int64] | None:
-        """Select the objects of a training image that has been used ``visit`` times before.
+    def rate_share(self, parameter: str) -> float:
+        """Return less than 1 for completely trained modules."""
+        return adapter_rate_share(parameter)
 
-        Returns:
-            Their positions in ``annotations``; None for all.
-        """
-        return None
+    def training_tensors(self) -> dict[str, Tensor]:
+        """Return the adapter's tensors."""
+        return lora.adapter_tensors(self)
 
-    @abstractmethod
-    def example(self, sample: Sample, rng: np.random.Generator) -> Example:
-        """Preprocess one (augmented) sample for training; crowds are never targets."""
+    def load_training_tensors(self, tensors: dict[str, Tensor], *, what: str) -> None:
+        """See :meth:`Model.load_training_tensors`."""
+        lora.load_adapter_tensors(self, tensors, what=what)
 
-    @abstractmethod
-    def collate(self, examples: Sequence[Example]) -> Batch:
-        """Stack examples into a batch, padded to a common size."""
+    def save(self, folder: Path, origin: Origin) -> None:
+        """See :func:`engine.models.lora.save_adapter`."""
+        lora.save_adapter(self, folder, card=lora.AdapterCard.of(self.name, origin))
 
-    @abstractmethod
-    def count(self, batch: Batch) -> float:
-        """Return the number of objects that the loss of ``batch`` is averaged over (may be 0)."""
+    def restore(self, folder: Path) -> None:
+        """See :func:`engine.models.lora.load_adapter`."""
+        lora.load_adapter(self, folder)
 
-    @abstractmethod
-    def loss(self, batch: Batch, *, count: float) -> dict[str, Tensor]:
-        """Forward pass and loss.
-
-        Losses are sums over the batch divided by ``count``, the number of objects of the whole optimizer step (over
-        accumulated batches and processes, at least 1): so gradients do not depend on how a step is divided.
-
-        Returns:
-            ``"loss"``, the weighted total as a 32-bit scalar with gradient, and its parts, detached.
-        """
-
-    @abstractmethod
-    def predict(self, samples: Sequence[Sample]) -> list[Detections]:
-        """Detect in original images; a teacher that is prompted takes the samples' boxes as prompts and keeps their
-        classes.
-        """
-
-    def asking(self, classes: Sequence[str], prompts: Mapping[str, str] | None = None) -> Self:
-        """Return a teacher with the same model and adapter for other classes; no tensors are copied.
-
-        Args:
-            classes: Class names in the order of class indices.
-            prompts: Better phrases for some of them.
-
-        Raises:
-            ConfigError: The classes cannot be prompted for.
-        """
-        other = copy.copy(self)
-        other.features = None  # they may depend on the caption
-        other.classes = tuple(classes)
-        return other
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the model."""
-        return next(self.model.parameters()).device
-
-
-def to_device(value: Any, device: torch.device) -> Any:
-    """Return a batch with its tensors on ``device``."""
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, dict):
-        return {key: to_device(item, device) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(to_device(item, device) for item in value)
-    return value
+    def untrained(self) -> AbstractContextManager[None]:
+        """Switch the adapter off inside the block."""
+        return lora.adapter_off(self)
 
 
 def frozen_before(layers: Collection[nn.Module]) -> int:

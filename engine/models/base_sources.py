@@ -26,12 +26,13 @@ from huggingface_hub.errors import HTTPError as HubError  # type: ignore[attr-de
 
 from engine.errors import BaseModelError, ConfigError
 from engine.models.base_cache import cached_copy, hub_copy
-from engine.registry import TeacherTraits, by_suffix, refusal
+from engine.registry import by_suffix, refusal
 from engine.storage import Storage, is_remote, local_path, name, parent
 from engine.storage.base_model_identity import CONFIG, LIMITS, digest_of, local_parts
 from engine.storage.git_lfs import ADVICE, LONGEST_POINTER, is_pointer
 from engine.storage.publication import sha256_of
 from engine.text.plain_json import read_object_file
+from engine.traits import TeacherTraits
 
 FILES = (
     "config.json",
@@ -58,7 +59,7 @@ class LocalModel:
     """A base model on disk.
 
     Attributes:
-        folder: A transformers model folder.
+        folder: A transformers model folder; meaningless for random weights.
         revision: The commit of a hub model; of any other, ``sha256``.
         sha256: sha256 of the weights: of ``model.safetensors``, of the digests of its shards, or of the
             original ``.pth``.
@@ -82,6 +83,12 @@ def is_hub_id(base_model: str) -> bool:
     """Return whether a base model's name is a hub id: ``name`` or ``owner/name``, and not an existing folder."""
     named = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", base_model) is not None
     return named and by_suffix(base_model) is None and not Path(base_model).exists()
+
+
+def random_base(settings: str, *, seed: int) -> LocalModel:
+    """Return the base of a student that begins with random weights, which settings and seed determine."""
+    digest = hashlib.sha256(f"{seed} {settings}".encode()).hexdigest()
+    return LocalModel(Path(), revision="random", sha256=digest)
 
 
 def resolve_base_model(base_model: str, revision: str | None, *, storage: Storage, cache: Path) -> LocalModel:

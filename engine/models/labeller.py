@@ -36,6 +36,8 @@ class Labeller:
         segmenter: An adapted SAM, for a mask of each box; None for labels without masks.
         thresholds: Score thresholds by class name; for other classes :data:`DEFAULT_THRESHOLD`.
         nms_iou: See :data:`NMS_IOU`; 1 suppresses only boxes of the same object.
+        unsure_share: Share of the threshold of a class from which boxes below the threshold are kept too, as unsure:
+            neither object nor background in training; 1: none.
         category_ids: COCO id of each class, in the order of :attr:`classes`; empty: counted from 1.
         identity: Names and digests of the weights, on which the labels depend too.
         remarks: Sentences on poor metrics of the run, which speak against its labels.
@@ -46,6 +48,7 @@ class Labeller:
     segmenter: Teacher | None = None
     thresholds: Mapping[str, float] = field(default_factory=dict)
     nms_iou: float = NMS_IOU
+    unsure_share: float = 1.0
     category_ids: tuple[int, ...] = ()
     identity: Mapping[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
@@ -88,7 +91,10 @@ class Labeller:
 
     def _label(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
         seen = self.detector.predict([Sample.of(image) for image in images])
-        found = [keep(one, self.lowest_scores, nms_iou=self.nms_iou) for one in seen]
+        limits = self.lowest_scores
+        found = [keep(one, limits * np.float32(self.unsure_share), nms_iou=self.nms_iou) for one in seen]
+        if self.unsure_share < 1:
+            found = [replace(one, unsure=one.scores < limits[one.class_indices]) for one in found]
         if self.segmenter is None:
             return found
         prompts = [
@@ -152,4 +158,5 @@ def _with_masks(found: Detections, answer: Detections) -> Detections:
         found.class_indices[kept],
         masks=[masks[i] for i in order],
         cut=found.cut,
+        unsure=None if found.unsure is None else found.unsure[kept],
     )

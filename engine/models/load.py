@@ -53,7 +53,8 @@ def load_teacher(
         BaseModelError: The base is unavailable, or is of another kind.
     """
     base = resolve_base_model(settings.base_model, settings.revision, storage=storage, cache=cache)
-    return REGISTRY[name].load(base.folder, classes=classes, prompts=prompts, settings=settings)
+    teacher: Teacher = REGISTRY[name].load(base.folder, classes=classes, prompts=prompts, settings=settings)
+    return teacher
 
 
 def load_adapted(
@@ -101,6 +102,7 @@ def load_labeller(
     *adapters: str | Path,
     threshold: float | None = None,
     nms_iou: float = NMS_IOU,
+    unsure_share: float = 1.0,
     base_models: Mapping[TeacherName, str] | None = None,
     storage: Storage | None = None,
     cache: Path | None = None,
@@ -118,6 +120,7 @@ def load_labeller(
         adapters: A run's folder or ``s3://`` prefix, or the folders of its adapters.
         threshold: Score threshold for all classes; default: the measured threshold of each class.
         nms_iou: See :class:`Labeller`.
+        unsure_share: See :class:`Labeller`.
         base_models: Current locations of bases that were moved after training.
         storage: Access to object storage; default: by the AWS chain and environment.
         cache: Cache folder for base models; default: that of the user.
@@ -152,6 +155,7 @@ def load_labeller(
         if threshold is None
         else dict.fromkeys(detector.classes, float(threshold)),
         nms_iou=nms_iou,
+        unsure_share=unsure_share,
         category_ids=read_category_ids(source, detector.classes, storage),
         identity=identity,
         frame=detector.frame,
@@ -218,7 +222,7 @@ def _load(
             f"{base.sha256}: give the base model that it was trained on: --base-model (base_model=)"
         )
     _check_parts(card, base, source)
-    teacher = REGISTRY[card.teacher].load(
+    teacher: Teacher = REGISTRY[card.teacher].load(
         base.folder, classes=card.classes, prompts=card.prompts, settings=card.settings
     )
     load_adapter(teacher, folder)

@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import peft
 import safetensors.torch
@@ -36,13 +36,17 @@ from engine.errors import BaseModelError
 from engine.layout import ADAPTER, ADAPTER_CARD, ADAPTER_CONFIG
 from engine.models.adapter_config import AdapterConfig, scaled_alpha
 from engine.models.adapter_targets import named_targets, named_trained
-from engine.models.base import Teacher
+from engine.models.atomic_write import write_atomically
 from engine.models.fast.lora_linear import fuse_lora_linears
 from engine.models.safetensors_files import not_finite, read_header, read_tensors
 from engine.models.trained_modules import blend_trained_modules, forget_blended, matching
 from engine.spec import TeacherName
 from engine.text.format_version import FORMAT_VERSION, refuse_newer
 from engine.text.plain_json import file_content, parse_json
+
+if TYPE_CHECKING:
+    from engine.models.base import Teacher
+    from engine.models.model import Origin
 
 CARD_BYTES = 16 << 20
 
@@ -74,6 +78,11 @@ class AdapterCard(BaseModel):
     )
     transformers_version: str = transformers.__version__
     peft_version: str = peft.__version__
+
+    @classmethod
+    def of(cls, teacher: TeacherName, origin: Origin) -> Self:
+        """Return the card of an adapter."""
+        return cls.model_validate({"teacher": teacher, **vars(origin)})
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -176,9 +185,9 @@ def save_adapter(teacher: Teacher, folder: Path, *, card: AdapterCard) -> None:
     values = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_tensors(teacher).items()}
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / ADAPTER_CONFIG, (json.dumps(values, indent=2, sort_keys=True) + "\n").encode())
-    _write(folder / ADAPTER_CARD, (card.model_dump_json(indent=2) + "\n").encode())
-    _write(folder / ADAPTER, safetensors.torch.save(tensors, metadata={"format": "pt"}))
+    write_atomically(folder / ADAPTER_CONFIG, (json.dumps(values, indent=2, sort_keys=True) + "\n").encode())
+    write_atomically(folder / ADAPTER_CARD, (card.model_dump_json(indent=2) + "\n").encode())
+    write_atomically(folder / ADAPTER, safetensors.torch.save(tensors, metadata={"format": "pt"}))
 
 
 def load_adapter(teacher: Teacher, folder: Path) -> None:
@@ -282,10 +291,3 @@ def _unfit(folder: Path, card: AdapterCard) -> str:
         f"the adapter in {folder} does not fit its base (it was made with transformers {card.transformers_version} and "
         f"peft {card.peft_version}; here are {transformers.__version__} and {peft.__version__})"
     )
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file atomically: readers see the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)

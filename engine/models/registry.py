@@ -1,20 +1,16 @@
-"""Classes of the registered teachers, imported when they are first needed; see :mod:`engine.registry`."""
+"""Classes of the registered teachers and students, imported when they are first needed; see :mod:`engine.registry`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
-from engine.spec import TeacherName
-
-if TYPE_CHECKING:
-    from engine.models.base import Teacher
+from engine.registry import ModelName
 
 
-class _Classes(dict[TeacherName, "type[Teacher]"]):
-    def __missing__(self, name: TeacherName) -> type[Teacher]:
-        loaded: type[Teacher] = name.traits.load_class()
-        return self.setdefault(name, loaded)
+class _Classes(dict[ModelName, Any]):
+    def __missing__(self, name: ModelName) -> Any:
+        return self.setdefault(name, name.traits.load_class())
 
 
 REGISTRY = _Classes()
-"""Class of each teacher."""
+"""Class of each teacher and student."""

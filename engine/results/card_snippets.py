@@ -10,6 +10,7 @@ import re
 from engine.registry import by_suffix
 from engine.results.types import TeacherResult
 from engine.storage import is_claim, is_remote, local_path, name, parent
+from engine.traits import TeacherTraits
 
 DEFAULT_THRESHOLD = 0.3
 """Score threshold of a class without a measured one."""
@@ -20,7 +21,8 @@ def plain_snippet(result: TeacherResult) -> str:
 
     Class names are read from the adapter's files at run time: untrusted text is never part of the code.
     """
-    return result.teacher.traits.card_code(result)
+    traits = result.teacher.traits
+    return traits.card_code(result) if isinstance(traits, TeacherTraits) else ""
 
 
 def snippet_values(result: TeacherResult) -> dict[str, str]:

@@ -9,19 +9,22 @@ from collections.abc import Mapping
 
 import yaml
 
-from engine.config import RunConfig
+from engine.config import RunConfig, TeacherSettings
 from engine.results.card_snippets import original_note, plain_snippet
 from engine.results.metric_table import changes, metric_text
 from engine.results.no_gain import warning
 from engine.results.trials import selection_sentence
 from engine.results.types import TeacherResult
 from engine.text.uris import parent
+from engine.traits import StudentTraits
 
 
 def model_card(result: TeacherResult, config: RunConfig, *, versions: Mapping[str, str]) -> str:
     """Return ``README.md`` of an adapter: origin, metrics, and code to load it."""
-    settings = config.teachers.of(result.teacher)
-    assert settings is not None  # noqa: S101 - a result is of a teacher that was configured
+    settings = config.models.of(result.teacher)
+    if isinstance(result.teacher.traits, StudentTraits):
+        return _student_card(result, result.teacher.traits, config, versions=versions)
+    assert isinstance(settings, TeacherSettings)  # noqa: S101 - a result is of a teacher that was configured
     title = result.teacher.traits.title
     revision = result.base_revision or "unknown"
     lora = settings.lora
@@ -70,6 +73,48 @@ def model_card(result: TeacherResult, config: RunConfig, *, versions: Mapping[st
             f"| annotations (sha256) | `{config.data.digest}` |",
             f"| adapter (sha256) | `{result.adapter.sha256}` |",
             *([f"| selection | {_cell(said)} |"] if (said := selection_sentence(result)) else []),
+            f"| best epoch, epochs made | {result.best_epoch:g}, {result.epochs:g} |",
+            f"| seed | {config.training.seed} |",
+            *(f"| {name} | {version} |" for name, version in versions.items()),
+            "",
+        ]
+    )
+
+
+def _student_card(
+    result: TeacherResult, traits: StudentTraits, config: RunConfig, *, versions: Mapping[str, str]
+) -> str:
+    """Return ``README.md`` of a student."""
+    return "\n".join(
+        [
+            "---",
+            "library_name: transformers",
+            "pipeline_tag: object-detection",
+            f"license: {traits.licence.lower()}",
+            "---",
+            "",
+            f"# {traits.title} trained for {_cell(config.name)}",
+            "",
+            f"{traits.title} with {result.trainable_parameters:,} trained parameters, from {_code(result.base_model)}. "
+            f"Licence of its code and base weights: {traits.licence}.",
+            "",
+            "```python",
+            *loading_lines(result).splitlines(),
+            "```",
+            "",
+            "transformers alone loads the folder too (`AutoModelForObjectDetection`, `AutoImageProcessor`).",
+            "",
+            f"| {_split_title(result)} | |",
+            "| --- | --- |",
+            *(f"| {label} | {metric_text(after)} |" for label, _, after in _metric_rows(result)),
+            "",
+            "| | |",
+            "| --- | --- |",
+            f"| classes, in the order of their indices | {', '.join(map(_cell, config.data.classes))} |",
+            f"| score thresholds | {', '.join(f'{_cell(name)} {at:.3f}' for name, at in result.thresholds.items())} |",
+            f"| training images with labels of teachers | {result.labelled_images:,} |",
+            f"| annotations (sha256) | `{config.data.digest}` |",
+            f"| weights (sha256) | `{result.adapter.sha256}` |",
             f"| best epoch, epochs made | {result.best_epoch:g}, {result.epochs:g} |",
             f"| seed | {config.training.seed} |",
             *(f"| {name} | {version} |" for name, version in versions.items()),
@@ -147,13 +192,15 @@ import numpy as np
 from engine.dataset import Sample
 from PIL import Image
 
-teacher = engine.load_adapted({uri!r})
+{0} = engine.{1}({uri!r})
 image = np.asarray(Image.open("image.jpg").convert("RGB"))
-(detections,) = teacher.predict([Sample.of(image{prompts})])
+(detections,) = {0}.predict([Sample.of(image{prompts})])
 """
 
 
 def loading_lines(result: TeacherResult) -> str:
     """Return Python that loads an adapter and predicts for one image, for the model card and the report."""
-    prompts = ", [[20.0, 20.0, 120.0, 120.0]]" if result.teacher.traits.prompted else ""
-    return _LOADING.format(uri=parent(result.adapter.uri), prompts=prompts)
+    traits = result.teacher.traits
+    prompts = ", [[20.0, 20.0, 120.0, 120.0]]" if traits.prompted else ""
+    loaded = ("teacher", "load_adapted") if traits.adapts_base else ("student", "load_student")
+    return _LOADING.format(*loaded, uri=parent(result.adapter.uri), prompts=prompts)

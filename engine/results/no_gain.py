@@ -36,6 +36,8 @@ def warning(result: TeacherResult) -> str | None:
     """Return the warning about an adapter without a gain; None if it is better than its base, or not measured."""
     if result.improved is not False:
         return None
+    if not result.teacher.traits.adapts_base:
+        return f"{result.teacher} finds nothing: {aps(result)}. Train longer, or on more images"
     as_the_base = f". It has strength 0 and gives the base's results{_best_trained(result)}"
     strength = as_the_base if result.strength == 0 else ""
     return f"the adapter of {result.teacher} is not better than its base: {aps(result)}{strength}. {ADVICE}"

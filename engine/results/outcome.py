@@ -17,11 +17,11 @@ from engine.dataset.dataset_summary import short_info, size_of
 from engine.dataset.types import DatasetInfo
 from engine.errors import ConfigError, StorageError, TeacherError
 from engine.plan import TrainingRun
+from engine.registry import ModelName
 from engine.results.metric_table import DIGITS, Change, headline_changes
 from engine.results.run_files import RunMetadata
 from engine.results.trials import selection_sentence
 from engine.results.types import AdapterFile, CrossValidation, MemoryNeed, Result, TeacherResult
-from engine.spec import TeacherName
 from engine.text.safe_text import NEUTRAL
 
 LIMIT = 4096
@@ -54,9 +54,9 @@ class FoldSummary(Result):
 
 
 class TeacherOutcome(Result):
-    """One teacher of a run, in short."""
+    """One teacher or student of a run, in short."""
 
-    teacher: TeacherName
+    teacher: ModelName
     base_model: str
     metrics: dict[str, Change] = Field(default={}, description="Headline metrics by name: engine.results.metric_table.")
     improved: bool | None = Field(default=None, description="Better than its base; None: not measured.")
@@ -105,7 +105,7 @@ class Prepared(Result):
     run_id: str
     uri: str = Field(description="The run's folder.")
     config_uri: str = Field(description="Its teacher_config.yaml, which trainers read.")
-    teachers: tuple[TeacherName, ...] = Field(description="One process is to train each.")
+    teachers: tuple[ModelName, ...] = Field(description="One process is to train each.")
     needs: tuple[MemoryNeed, ...] = Field(default=(), description="GPU memory of the teachers whose bases are known.")
     published: tuple[TeacherOutcome, ...] = Field(default=(), description="Not empty if this very run is published.")
     problem_count: int = Field(default=0, description="Kinds of problems that inspection found.")

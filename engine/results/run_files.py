@@ -11,8 +11,8 @@ from pydantic import Field, ValidationError
 from engine.config import RunConfig
 from engine.errors import ConfigError, StorageError
 from engine.layout import METADATA, RunLayout, adapter_folder
+from engine.registry import ModelName
 from engine.results.types import Result, TeacherResult
-from engine.spec import TeacherName
 from engine.storage import NotFoundError, Storage, safe_join
 from engine.storage.bounded_read import JSON_BYTES, read_bounded
 from engine.storage.checked_fetch import fetch_checked
@@ -53,7 +53,7 @@ class RunMetadata(Result):
     files: tuple[FileEntry, ...] = Field(description="Every file of the run but this one and what resuming needs.")
 
 
-def publication(layout: RunLayout, teacher: TeacherName | None = None, *, storage: Storage) -> Publication:
+def publication(layout: RunLayout, teacher: ModelName | None = None, *, storage: Storage) -> Publication:
     """Return the publication of one teacher, or of the files of the whole run: once, by one attempt."""
     return Publication(layout.root, "run" if teacher is None else teacher.slug, storage=storage)
 
@@ -72,7 +72,7 @@ def read_metadata(layout: RunLayout, storage: Storage) -> RunMetadata:
     return _read(RunMetadata, layout.metadata, storage)
 
 
-def read_result(layout: RunLayout, teacher: TeacherName, storage: Storage) -> TeacherResult | None:
+def read_result(layout: RunLayout, teacher: ModelName, storage: Storage) -> TeacherResult | None:
     """Return the result of a published teacher, else None.
 
     Raises:

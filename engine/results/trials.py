@@ -11,7 +11,7 @@ from engine.results.types import CrossValidation, TeacherResult, TrialResult
 
 def chosen_config(config: RunConfig, result: TeacherResult) -> RunConfig:
     """Return the configuration with the settings of the trial that was chosen, as of a run without a sweep."""
-    settings = config.teachers.of(result.teacher)
+    settings = config.models.of(result.teacher)
     chosen = next((index for index, trial in enumerate(result.trials) if trial.chosen), None)
     if settings is None or chosen is None:
         return config

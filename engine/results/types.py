@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from engine.spec import TeacherName
+from engine.registry import ModelName, TeacherName
 from engine.text.format_version import FORMAT_VERSION
 
 
@@ -206,10 +206,10 @@ class CrossValidation(Result):
 
 
 class TeacherResult(Result):
-    """One teacher of a run, before and after."""
+    """One teacher or student of a run, before and after; a student before its training detects nothing."""
 
     format_version: int = FORMAT_VERSION
-    teacher: TeacherName
+    teacher: ModelName
     base_model: str
     base_revision: str | None = Field(description="Commit of a hub model, digest of a local one.")
     before: ApMetrics = Field(description="The base, on the validation split.")
@@ -261,6 +261,9 @@ class TeacherResult(Result):
         default=0, description="Pages in `validation/` that show every validation image with its detections."
     )
     retention: Retention | None = Field(default=None, description="None if no prompts were left to ask for.")
+    labelled_images: int = Field(
+        default=0, description="Training images with labels of teachers; all metrics are measured on human labels."
+    )
     strength: float = Field(
         default=1.0,
         description="Scale of the adapter's update, 0 to 1, chosen after training and contained in its files: all "

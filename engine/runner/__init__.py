@@ -8,5 +8,16 @@ from engine.runner.planning import begin, prepare
 from engine.runner.published_run import forget, published
 from engine.runner.run import only_here, run_stages, scratch_of
 from engine.runner.stage_process import run_stage
+from engine.runner.unlabelled import label_unlabelled
 
-__all__ = ["begin", "forget", "only_here", "prepare", "published", "run_stage", "run_stages", "scratch_of"]
+__all__ = [
+    "begin",
+    "forget",
+    "label_unlabelled",
+    "only_here",
+    "prepare",
+    "published",
+    "run_stage",
+    "run_stages",
+    "scratch_of",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import partial
 
 from engine.config import RunConfig, decisive, from_yaml, to_yaml
@@ -11,7 +12,7 @@ from engine.dataset.checks.class_name_checks import check_class_names, find_voca
 from engine.dataset.export_layouts import find_single_split
 from engine.errors import ConfigError
 from engine.estimate.forecast import check_layers
-from engine.manifest import Manifest
+from engine.manifest import DistillManifest, Manifest
 from engine.plan import TrainingRun, plan
 from engine.results.run_files import publication
 from engine.storage import Storage
@@ -20,14 +21,23 @@ from engine.storage.base_model_identity import base_digest
 ELSEWHERE = "move {} away, train into another output, or give `teacher run --again` (again=True) to replace it"
 
 
-def prepare(manifest: Manifest, storage: Storage) -> tuple[DatasetInfo, tuple[TrainingRun, ...]]:
+def prepare(manifest: Manifest | DistillManifest, storage: Storage) -> tuple[DatasetInfo, tuple[TrainingRun, ...]]:
     """Inspect the data and plan the training runs; nothing is written.
+
+    Unlabelled images need labels: see :func:`engine.runner.label_unlabelled`.
 
     Before a GPU is used, this also checks that the user's retention data exists, that the base has the layers that
     are skipped, and that the base's tokenizer can read the class names.
     """
     info = inspect_request(manifest.spec.dataset, storage=storage)
-    runs = plan(manifest, info, base_digest=partial(base_digest, storage=storage))
+    unlabelled = manifest.spec.unlabelled if isinstance(manifest, DistillManifest) else None
+    labels = None if unlabelled is None else unlabelled.labels
+    runs = plan(
+        manifest,
+        info,
+        base_digest=partial(base_digest, storage=storage),
+        labels_digest="" if labels is None else hashlib.sha256(storage.read_bytes(labels)).hexdigest(),
+    )
     check_layers(runs[0].config, storage)
     teachers, prompts = runs[0].config.teachers, runs[0].config.data.prompts
     if teachers.reader is not None and (reader := teachers.of(teachers.reader)) is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from engine.config import RunConfig
 from engine.dataset.checks.problems import too_many
 from engine.errors import ConfigError, StorageError
-from engine.layout import TEACHERS, RunLayout
+from engine.layout import STUDENTS, TEACHERS, RunLayout
 from engine.plan import TrainingRun
 from engine.results.run_files import RunMetadata, publication, read_metadata
 from engine.runner.planning import ELSEWHERE
@@ -38,7 +38,7 @@ def _check_whole(layout: RunLayout, metadata: RunMetadata, storage: Storage) -> 
     for entry in metadata.files:
         uri = join(layout.root, entry.path)
         whole = entry.path in there
-        if whole and entry.path.startswith(f"{TEACHERS}/"):
+        if whole and entry.path.startswith((f"{TEACHERS}/", f"{STUDENTS}/")):
             whole = hashlib.sha256(storage.read_bytes(uri)).hexdigest() == entry.sha256
         if not whole:
             raise StorageError(

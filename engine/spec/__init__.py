@@ -21,6 +21,7 @@ from engine.spec.augmentation import (
 )
 from engine.spec.base import DecimalString, Dropout, LearningRate, SettingPath, SettingValue, SpecModel, Uri
 from engine.spec.dataset import Crowds, DatasetSpec, ExifOrientation, GroupBy, OnProblem, SplitFilesSpec, SplitSpec
+from engine.spec.optimize import ArtifactFormat, ArtifactSpec
 from engine.spec.request import SETTING_GROUPS, FineTuneSpec
 from engine.spec.storage import AddressingStyle, StorageSpec
 from engine.spec.teacher import LoraPreset, LoraSpec, TeacherSpec
@@ -29,6 +30,8 @@ from engine.spec.training import EarlyStoppingSpec, OnNoGain, Precision, Retenti
 __all__ = [
     "SETTING_GROUPS",
     "AddressingStyle",
+    "ArtifactFormat",
+    "ArtifactSpec",
     "AugmentationSpec",
     "Background",
     "Characteristic",

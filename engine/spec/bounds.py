@@ -43,3 +43,6 @@ SCORE = Bounds(0, 1)
 
 IOU = Bounds(0, 1)
 """IoU of two boxes."""
+
+THREADS = Bounds(1, 1024, whole=True)
+"""Threads of a runtime."""

@@ -39,6 +39,14 @@ def _suggestion(path: str) -> str:
     return f" (paths begin with {', '.join(SETTING_GROUPS)}, such as 'teachers.*.epochs')"
 
 
+def check_output(output: str) -> str:
+    """Return an output; raise ValueError if nothing can be written there."""
+    refused = output_refusal(output)
+    if refused is not None:
+        raise ValueError(refused)
+    return output
+
+
 class FineTuneSpec(SpecModel):
     """Request of a user. Only ``dataset`` and ``output`` are required."""
 
@@ -64,10 +72,7 @@ class FineTuneSpec(SpecModel):
     @field_validator("output")
     @classmethod
     def _can_be_written(cls, output: str) -> str:
-        refused = output_refusal(output)
-        if refused is not None:
-            raise ValueError(refused)
-        return output
+        return check_output(output)
 
     @field_validator("settings")
     @classmethod

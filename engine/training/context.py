@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine.config import RunConfig, TeacherSettings
+from engine.config import ModelSettings, RunConfig
 from engine.errors import NoProgressError
 from engine.evaluation.ground_truth import GroundTruths
 from engine.layout import LAST, RunLayout
+from engine.registry import ModelName
 from engine.results.events import Event, Listener
-from engine.spec import TeacherName
 from engine.storage import Storage
 from engine.training.device import Stop
 from engine.training.distributed import Processes
@@ -21,12 +21,12 @@ from engine.training.watchdog import Watchdog
 
 @dataclass(frozen=True, eq=False)
 class TrainingContext:
-    """One teacher of one run, in one process.
+    """One model of one run, in one process: a teacher or a student.
 
     Attributes:
         config: Configuration of the run.
-        name: Name of the teacher.
-        settings: The teacher's section of the configuration.
+        name: Name of the model.
+        settings: The model's section of the configuration.
         storage: Source of data and base models.
         layout: Files of the run on this disk.
         cache: Folder for images and base models, kept between runs.
@@ -40,8 +40,8 @@ class TrainingContext:
     """
 
     config: RunConfig
-    name: TeacherName
-    settings: TeacherSettings
+    name: ModelName
+    settings: ModelSettings
     storage: Storage
     layout: RunLayout
     cache: Path

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from engine.config import TeacherSettings
+from engine.config import ModelSettings
 from engine.errors import ConfigError, InterruptedTrainingError, MachineError, OutOfGpuMemoryError
-from engine.models.base import Teacher
+from engine.models.model import Model
 from engine.processes.signals import forget_requests, handle_stop, is_second_ctrl_c, restore_handlers, signal_name
 from engine.spec import Precision
 from engine.storage.files import reason
@@ -102,7 +102,7 @@ def peak_memory_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def memory_error(teacher: Teacher, settings: TeacherSettings, *, fits: int | None = None) -> OutOfGpuMemoryError:
+def memory_error(teacher: Model, settings: ModelSettings, *, fits: int | None = None) -> OutOfGpuMemoryError:
     """Return an error that says what to do about too little GPU memory.
 
     Args:
@@ -110,23 +110,23 @@ def memory_error(teacher: Teacher, settings: TeacherSettings, *, fits: int | Non
         settings: Its section of the configuration.
         fits: Largest micro-batch that was tried and fits; 0: not even one image fits; None: nothing was tried.
     """
-    device, slug = teacher.device, teacher.name.slug
+    device, path = teacher.device, teacher.name.path
     where = "this machine"
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         where = f"{torch.cuda.get_device_name(device)} with {total / 2**30:.0f} GiB"
     advice = {
-        None: f"set teachers.{slug}.micro_batch_size to 1",
+        None: f"set {path}.micro_batch_size to 1",
         0: "not even one image fits",
-    }.get(fits, f"{fits} at a time fit: set teachers.{slug}.micro_batch_size to {fits}")
+    }.get(fits, f"{fits} at a time fit: set {path}.micro_batch_size to {fits}")
     return OutOfGpuMemoryError(
         f"{where} has too little memory for {teacher.name} with a batch size of {settings.batch_size}: {advice}, or "
-        "take the preset decoder, or a GPU with more memory"
+        f"take {'the preset decoder, or ' if teacher.name.traits.adapts_base else ''}a GPU with more memory"
     )
 
 
 @contextmanager
-def memory_errors(teacher: Teacher, settings: TeacherSettings) -> Iterator[None]:
+def memory_errors(teacher: Model, settings: ModelSettings) -> Iterator[None]:
     """Convert an out-of-memory error of torch into one that says what to do."""
     try:
         yield

@@ -15,14 +15,14 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from engine.errors import EXIT_ERRORS, ConfigError, InterruptedTrainingError, TeacherError
 from engine.processes.launch import Rank
@@ -114,6 +114,17 @@ class Processes:
             parameter.grad = gradient.view_as(parameter) if count else None
         names = {name: None for part in parts for name in part}
         return {name: sum(part.get(name, 0.0) for part in parts) for name in names}
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors by their means over all processes, in place."""
+        if not self._many or not tensors:
+            return
+        together = torch.cat([one.flatten() for one in tensors])
+        with self._others():
+            self._exchange()
+            dist.all_reduce(together, group=self._gpus if together.is_cuda else None)
+        for one, mean in zip(tensors, torch.split(together, [one.numel() for one in tensors]), strict=True):
+            one.copy_(mean.view_as(one) / self.rank.size)
 
     @contextmanager
     def first_on_machine(self) -> Iterator[None]:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from engine.config import TeacherSettings
+from engine.config import ModelSettings
 from engine.dataset.types import Detections, Sample
 from engine.evaluation.coco_ap import coco_ap
 from engine.evaluation.evaluate import Evaluation, compute_metrics, predict_images, with_sizes
 from engine.evaluation.ground_truth import GroundTruth, GroundTruths
 from engine.evaluation.retention import retention
-from engine.models.lora import adapter_off
+from engine.models.model import Model
 from engine.results.types import ApMetrics, Retention
-from engine.teachers import Teacher
 from engine.training.data.annotated_splits import SplitData
 from engine.training.data.box_prompts import DetectedBoxes, predict_masks
 from engine.training.data.retention_data import RetentionData
@@ -29,22 +28,22 @@ class Evaluator:
     Each process evaluates its share of the images. All processes get the metrics, the first also the detections.
 
     Attributes:
-        teacher: With its adapter.
-        settings: The teacher's section of the configuration.
+        teacher: The trained model.
+        settings: Its section of the configuration.
         processes: All processes of the run.
         stop: Set by SIGTERM, which ends an evaluation.
         micro_batch_size: Images per forward pass.
         truths: Ground truth of the splits evaluated so far.
     """
 
-    teacher: Teacher
-    settings: TeacherSettings
+    teacher: Model
+    settings: ModelSettings
     processes: Processes
     stop: Stop
     micro_batch_size: int
     truths: GroundTruths
 
-    def evaluate(self, split: SplitData, *, teacher: Teacher | None = None) -> Evaluation:
+    def evaluate(self, split: SplitData, *, teacher: Model | None = None) -> Evaluation:
         """Evaluate the teacher as it is, or another one that shares its model, on a split."""
         teacher = teacher or self.teacher
 
@@ -66,7 +65,7 @@ class Evaluator:
 
     def base(self, splits: Mapping[str, SplitData]) -> Baseline:
         """Evaluate the base model on the given splits."""
-        with adapter_off(self.teacher):
+        with self.teacher.untrained():
             val = self.evaluate(splits["val"])
             test = self.evaluate(splits["test"]) if "test" in splits else None
         metrics = {"val": val.metrics} | ({} if test is None else {"test": test.metrics})
@@ -128,7 +127,7 @@ class Evaluator:
             seen = self.processes.gather(seen)
             return self.processes.decided(lambda: coco_ap(truth, seen))
 
-        with adapter_off(self.teacher):
+        with self.teacher.untrained():
             before = measure()
         return before, measure()
 
@@ -136,7 +135,7 @@ class Evaluator:
         """Measure retention: prompt base and adapted teacher for classes that the dataset does not have."""
         teacher = self.teacher.asking(retention_data.split.dataset.classes)
         adapted = self.evaluate(retention_data.split, teacher=teacher).metrics
-        with adapter_off(teacher):
+        with teacher.untrained():
             base = self.evaluate(retention_data.split, teacher=teacher).metrics
         return retention(retention_data.source, base=base, adapted=adapted)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from engine.evaluation.evaluate import Evaluation
-from engine.models.lora import AdapterCard, save_adapter
+from engine.models.model import Origin
 from engine.results.events import better_than
 from engine.results.types import TeacherResult, TrialResult
 from engine.training.checkpoint import Checkpoint, Progress
@@ -22,8 +22,7 @@ def save_best_adapter(context: TrainingContext, run: PreparedRun, *, strength: f
     if not context.processes.first:
         return
     base, data = run.model.base, context.config.data
-    card = AdapterCard(
-        teacher=context.name,
+    origin = Origin(
         base_revision=base.revision,
         base_sha256=base.sha256,
         base_parts=dict(base.parts),
@@ -33,7 +32,7 @@ def save_best_adapter(context: TrainingContext, run: PreparedRun, *, strength: f
         frame=run.splits.train.dataset.frame,
         strength=strength,
     )
-    save_adapter(run.model.teacher, context.folder, card=card)
+    run.model.teacher.save(context.folder, origin)
 
 
 def finish(
@@ -57,7 +56,8 @@ def finish(
         trials: Return the results of all trials of a sweep, or of the folds of a cross-validation, at a strength.
         estimates: Evaluation of the adapter by strength, where no validation split is left.
     """
-    context.note("measuring the adapter at several strengths")
+    adapts = context.name.traits.adapts_base
+    context.note("measuring the adapter at several strengths" if adapts else "measuring the best student")
     strength = find_strength(
         evaluator,
         run.splits.val,
@@ -67,7 +67,8 @@ def finish(
         note=context.note,
         known=estimates,
     )
-    save_best_adapter(context, run, strength=strength.value)
+    if adapts:
+        save_best_adapter(context, run, strength=strength.value)
     evaluation = evaluator.adapted(
         run.splits,
         before=start.before,
@@ -101,7 +102,7 @@ def _report(
             progress,
             teacher=run.model.teacher,
             base=run.model.base,
-            base_model=context.settings.base_model,
+            base_model=context.settings.base_model or "random weights",
             splits=run.splits,
             steps=run.steps,
             plan=plan,

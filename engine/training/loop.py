@@ -21,11 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.config import TeacherSettings, TrainingConfig
+from engine.config import ModelSettings, TrainingConfig
 from engine.errors import InterruptedTrainingError, LossNotFiniteError, StorageError
 from engine.models.activation_checkpointing import recompute
-from engine.models.base import Batch, Teacher
-from engine.models.lora import adapter_tensors, load_adapter_tensors, set_training, trainable_parameters
+from engine.models.model import Batch, Model
 from engine.results.events import Event, better_than
 from engine.training.checkpoint import EXPECTED_COST, Checkpoint, Progress, checkpoint_interval, save_checkpoint
 from engine.training.data.sampler import Steps, learning_rate
@@ -39,12 +38,12 @@ from engine.training.pace import Pace
 
 
 class Loop:
-    """One run of one teacher, from a checkpoint to the end.
+    """One run of one model, from a checkpoint to the end.
 
     Args:
-        teacher: Teacher with its adapter, on its device.
-        settings: The teacher's section of the configuration.
-        training: Settings common to all teachers.
+        teacher: The model to train, on its device.
+        settings: Its section of the configuration.
+        training: Settings common to all models.
         steps: The steps of the run.
         start: Checkpoint to start from; for a new run without steps, optimizer state and best adapter.
         folder: Folder of the checkpoints.
@@ -55,9 +54,9 @@ class Loop:
 
     def __init__(
         self,
-        teacher: Teacher,
+        teacher: Model,
         *,
-        settings: TeacherSettings,
+        settings: ModelSettings,
         training: TrainingConfig,
         steps: Steps,
         start: Checkpoint,
@@ -77,9 +76,9 @@ class Loop:
         self.start = start
         self.progress = start.progress
         self.best: dict[str, Tensor] = start.best
-        self.parameters = trainable_parameters(teacher)
-        self.optimizer = build_optimizer(self.parameters, settings)
-        load_adapter_tensors(teacher, start.adapter, what="the checkpoint does not fit its teacher")
+        self.parameters = teacher.trained_parameters()
+        self.optimizer = build_optimizer(self.parameters, settings, teacher.rate_share)
+        teacher.load_training_tensors(start.adapter, what="the checkpoint does not fit its teacher")
         restore_optimizer(self.optimizer, self.parameters, start.optimizer)
         self.precision: AbstractContextManager[Any] = autocast(teacher.device, training.precision)
         self.pace = Pace()
@@ -143,6 +142,8 @@ class Loop:
                 f"({self.settings.learning_rate:g}), or set training.precision to float32; "
                 + ("the best adapter so far is kept" if self.best else "there is no adapter yet")
             ) from None
+        self.processes.average(self.teacher.statistics())
+        self.teacher.after_step(done + 1)
         self.pace.step(time.monotonic() - begin, images=len(self.steps.views(done)))
         epoch = self.steps.epochs_at(done + 1)
         self.progress = self._updated(self.progress.after_step(losses["loss"], steps=self.steps.total, epoch=epoch))
@@ -162,7 +163,7 @@ class Loop:
         micro_batches = [next(batches) for _ in steps.batches(done)]
         # After the batches: a loader draws a number when it starts.
         seed_all(self.training.seed, done, self.processes.rank.index)
-        set_training(self.teacher, True)
+        self.teacher.set_training(True)
         self.progress = self._updated()  # saves the device's peak memory, which is reset next
         try:
             with self.memory.measured(self.teacher.model):
@@ -209,7 +210,7 @@ class Loop:
 
     def _evaluate(self) -> None:
         begin, progress = time.monotonic(), self.progress
-        set_training(self.teacher, False)
+        self.teacher.set_training(False)
         try:
             ap = self.hooks.evaluate().ap
         except InterruptedTrainingError:
@@ -217,7 +218,7 @@ class Loop:
         self.pace.evaluation_seconds = time.monotonic() - begin
         better = progress.best_ap is None or ap > progress.best_ap
         if better:
-            self.best = {name: tensor.detach().cpu().clone() for name, tensor in adapter_tensors(self.teacher).items()}
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.teacher.result_tensors().items()}
         self.progress = self._updated(progress.after_evaluation(ap, epoch=self.steps.epochs_at(progress.step)))
         self._emit("evaluation", ap=ap, best=better and self._best_ap() is not None, phase="adapted")
         if better:
@@ -231,7 +232,7 @@ class Loop:
         checkpoint = replace(
             self.start,
             progress=self.progress,
-            adapter=adapter_tensors(self.teacher),
+            adapter=self.teacher.training_tensors(),
             optimizer=optimizer_tensors(self.optimizer, self.parameters),
             best=self.best,
         )

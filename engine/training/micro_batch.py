@@ -19,19 +19,21 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from engine.config import TeacherSettings
+from engine.config import ModelSettings, TeacherSettings
 from engine.dataset.images.preprocessing import ShortestEdgeTransform
 from engine.dataset.types import CocoDataset
 from engine.estimate.batch_shape import BatchShape, batch_shape
 from engine.estimate.cost_model import USABLE, StepEstimate, base_of, choose_step, options
 from engine.models.base import Teacher
+from engine.models.model import Model
 from engine.processes.launch import Rank
 from engine.spec import LoraPreset
 from engine.training.checkpoint import Progress
 from engine.training.distributed import Processes
 
 UNKNOWN_BASE_MICRO_BATCH = 2
-"""Micro-batch size on a GPU for a base model without a cost model."""
+"""Micro-batch size on a GPU for the base of a teacher without a cost model. A student is small: it begins with whole
+steps, which are halved if they do not fit."""
 
 KEPT_MEMORY_FACTOR = 2.0
 """Upper bound of resident memory over tensor memory in a process that keeps freed memory: freed blocks do not fit all
@@ -58,8 +60,8 @@ class MicroBatchPlan:
 
 
 def plan_micro_batch(
-    teacher: Teacher,
-    settings: TeacherSettings,
+    teacher: Model,
+    settings: ModelSettings,
     dataset: CocoDataset,
     *,
     bfloat16: bool,
@@ -99,7 +101,7 @@ def plan_micro_batch(
     elif plan is not None:
         micro_batch_size = plan.micro_batch_size
     else:
-        unknown = wanted is None and teacher.device.type == "cuda"
+        unknown = wanted is None and teacher.device.type == "cuda" and teacher.name.traits.adapts_base
         micro_batch_size = UNKNOWN_BASE_MICRO_BATCH if unknown else limit
     micro_batch_size = min(micro_batch_size, limit)
     kept = 0
@@ -113,16 +115,20 @@ def plan_micro_batch(
     )
 
 
-def _may_keep(teacher: Teacher, settings: TeacherSettings) -> bool:
+def _may_keep(teacher: Model, settings: ModelSettings) -> bool:
     """Return whether keeping freed memory saves time: on a CPU, for tensors of few different sizes.
 
     A trained image encoder has many sizes: the process held three times the memory of SAM's tensors.
     """
-    return teacher.device.type == "cpu" and not teacher.pads and settings.lora.preset is LoraPreset.DECODER
+    return teacher.device.type == "cpu" and not teacher.pads and _adapts_decoder(settings)
+
+
+def _adapts_decoder(settings: ModelSettings) -> bool:
+    return isinstance(settings, TeacherSettings) and settings.lora.preset is LoraPreset.DECODER
 
 
 def plan_step(
-    teacher: Teacher, settings: TeacherSettings, dataset: CocoDataset, *, bfloat16: bool, available_memory: int | None
+    teacher: Model, settings: ModelSettings, dataset: CocoDataset, *, bfloat16: bool, available_memory: int | None
 ) -> StepEstimate | None:
     """Choose micro-batch size and activation checkpointing; None for a base model without a cost model.
 
@@ -133,6 +139,8 @@ def plan_step(
         bfloat16: Whether the forward pass computes in bfloat16.
         available_memory: Bytes; None if unknown: then the largest micro-batch is used.
     """
+    if not isinstance(teacher, Teacher) or not isinstance(settings, TeacherSettings):
+        return None
     config = getattr(teacher.model, "config", None)
     base = None if config is None or not hasattr(config, "to_dict") else base_of("", config.to_dict())
     if base is None:
@@ -158,7 +166,7 @@ def _batch_shape(teacher: Teacher, settings: TeacherSettings, dataset: CocoDatas
     )
 
 
-def measure_available_memory(teacher: Teacher, rank: Rank) -> int | None:
+def measure_available_memory(teacher: Model, rank: Rank) -> int | None:
     """Return the bytes that training may use, including those that the model holds already; None if unknown.
 
     On a CPU these are the free bytes of the container, or else of the machine, divided by its training processes.

@@ -1,9 +1,9 @@
-"""AdamW over the adapter: gradients, steps, and its state as plain tensors."""
+"""AdamW over the trained parameters: gradients, steps, and its state as plain tensors."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -11,24 +11,26 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from engine.config import TeacherSettings
+from engine.config import ModelSettings
 from engine.errors import LossNotFiniteError
-from engine.models.base import Batch, Teacher, to_device
-from engine.models.lora import trainable_parameters
+from engine.models.base import WHOLE_RATE as WHOLE_RATE
+from engine.models.base import adapter_rate_share
+from engine.models.model import Batch, Model, to_device
 from engine.training.distributed import ALONE, Processes
 
-WHOLE_RATE = 0.5
-"""Learning rate of completely trained modules of an adapter, as a share of that of LoRA matrices."""
 
-
-def build_optimizer(parameters: Mapping[str, nn.Parameter], settings: TeacherSettings) -> AdamW:
+def build_optimizer(
+    parameters: Mapping[str, nn.Parameter],
+    settings: ModelSettings,
+    rate_share: Callable[[str], float] = adapter_rate_share,
+) -> AdamW:
     """Create AdamW (arXiv 1711.05101), without weight decay for vectors such as biases and scales.
 
     Each group has a ``rate_share``: its learning rate is that share of the rate of the step.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
-        share = WHOLE_RATE if ".modules_to_save." in name else 1.0
+        share = rate_share(name)
         groups.setdefault((share, settings.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
     return AdamW(
         [{"params": some, "rate_share": share, "weight_decay": decay} for (share, decay), some in groups.items()],
@@ -57,7 +59,7 @@ def restore_optimizer(optimizer: AdamW, parameters: Mapping[str, nn.Parameter], 
 
 
 def gradients(
-    teacher: Teacher,
+    teacher: Model,
     batches: Sequence[Batch],
     precision: AbstractContextManager[Any],
     processes: Processes = ALONE,
@@ -68,7 +70,7 @@ def gradients(
     gradient does not depend on how the step is divided.
 
     Args:
-        teacher: Teacher with its adapter, on its device.
+        teacher: The model to train, on its device.
         batches: All batches of the step on this process, on the CPU; may be empty.
         precision: Arithmetic of the forward pass.
         processes: All processes of the run.
@@ -95,7 +97,7 @@ def gradients(
     if processes.any(bool(too_much)):
         raise torch.OutOfMemoryError(too_much or "another process of the run is out of memory")
     seen = {name: float(value) for name, value in sums.items()}
-    return processes.add_up(trainable_parameters(teacher).values(), seen)
+    return processes.add_up(teacher.trained_parameters().values(), seen)
 
 
 def apply_gradients(optimizer: AdamW, *, learning_rate: float, clip_norm: float, losses: Mapping[str, float]) -> None:

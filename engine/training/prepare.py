@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from engine.config import DistillConfig, RunConfig
 from engine.errors import ConfigError
-from engine.models.lora import adapter_tensors
+from engine.models.model import Model
 from engine.results.events import Event, EventKind
-from engine.teachers import Teacher
 from engine.training.background import BackgroundTask
 from engine.training.checkpoint import Checkpoint, Progress, save_checkpoint
 from engine.training.context import TrainingContext
@@ -18,7 +18,8 @@ from engine.training.data.annotated_splits import SplitData
 from engine.training.data.box_prompts import DETECTION_BATCH, DetectedBoxes, Prompted, detect_box_prompts
 from engine.training.data.prepare_data import PreparedData, fetch, wait_for_training_images
 from engine.training.data.retention_data import RetentionData
-from engine.training.data.sampler import Steps, repeat_factors, shapes_of
+from engine.training.data.sampler import Steps, repeat_factors
+from engine.training.data.shape_groups import shapes_of
 from engine.training.data.splits import Splits
 from engine.training.device import Stop
 from engine.training.evaluation import Baseline, Evaluator
@@ -122,6 +123,9 @@ def prepare_run(context: TrainingContext, checkpoint: Checkpoint | None) -> Prep
             context.note("waiting for the training images")
         splits = wait_for_training_images(data, training_images, context.processes)
     _note_skipped(context, splits)
+    if splits.human is not None:
+        others = len(splits.train.paths) - splits.human
+        context.note(f"training on {splits.human:,} images with human labels and {others:,} with labels of teachers")
     shared = SharedData(data, splits, _detect_box_prompts(context, model.teacher, splits, checkpoint))
     return _prepared(context, model, shared, checkpoint, baseline)
 
@@ -130,7 +134,8 @@ def _fetch(
     context: TrainingContext, checkpoint: Checkpoint | None, training_images: BackgroundTask[Splits]
 ) -> PreparedData:
     """Fetch base and data; ``training_images`` are downloaded in the background."""
-    context.note(f"fetching the base model {context.settings.base_model}")
+    if (base := context.settings.base_model) is not None:
+        context.note(f"fetching the base model {base}")
     data = fetch(
         context.config,
         context.name,
@@ -141,7 +146,7 @@ def _fetch(
         processes=context.processes,
         note=context.note,
     )
-    check_same_base(context.settings.base_model, data.base, context.processes)
+    check_same_base(base or "random weights", data.base, context.processes)
     return data
 
 
@@ -185,10 +190,17 @@ def _prepared(
         repeats=repeat_factors(train, exponent=training.class_balance),
         shapes=shapes_of(train) if teacher.pads else (),
         micro_batch_size=size if size < settings.batch_size else None,
+        human=splits.human,
+        human_share=_human_share(context.config),
     )
     if checkpoint is not None:
         steps = replace(steps, stopped_at=checkpoint.progress.stopped_at)
     return PreparedRun(model, splits, data.retention, detected, steps, baseline)
+
+
+def _human_share(config: RunConfig) -> float:
+    labels = config.labels if isinstance(config, DistillConfig) else None
+    return 1.0 if labels is None else labels.human_share
 
 
 def build_evaluator(context: TrainingContext, model: PreparedModel, stop: Stop) -> Evaluator:
@@ -207,7 +219,7 @@ def first_checkpoint(context: TrainingContext, run: PreparedRun) -> Checkpoint:
     """Write the checkpoint of a new run, before its first step."""
     assert run.baseline is not None  # noqa: S101 - without a checkpoint, the base was evaluated
     model = run.model
-    adapter = {name: tensor.detach().cpu().clone() for name, tensor in adapter_tensors(model.teacher).items()}
+    adapter = {name: tensor.detach().cpu().clone() for name, tensor in model.teacher.training_tensors().items()}
     settings = run_fingerprint(context.config, context.name, base=model.base, splits=run.splits, detected=run.detected)
     progress = Progress(planned_micro_batch_size=run.steps.micro_batch_size)
     checkpoint = Checkpoint(progress, dict(run.baseline.metrics), settings, adapter=adapter, optimizer={})
@@ -225,7 +237,8 @@ def _evaluate_base(
     with context.watched(training_images.check if training_images is not None else lambda: None) as stop:
         busy = training_images is not None and training_images.busy
         meanwhile = ", while the training images are downloaded" if busy else ""
-        context.note(f"evaluating the base model{meanwhile}")
+        if context.name.traits.adapts_base:
+            context.note(f"evaluating the base model{meanwhile}")
         baseline = build_evaluator(context, model, stop).base(splits)
     stop.check()
     ap, slug = baseline.metrics["val"].ap, context.name.slug
@@ -234,7 +247,7 @@ def _evaluate_base(
 
 
 def _detect_box_prompts(
-    context: TrainingContext, teacher: Teacher | None, splits: Splits, checkpoint: Checkpoint | None
+    context: TrainingContext, teacher: Model | None, splits: Splits, checkpoint: Checkpoint | None
 ) -> DetectedBoxes | None:
     """Detect box prompts with the teacher that prompts this one, which has the GPU to itself meanwhile."""
     if not context.name.traits.prompted:
@@ -258,7 +271,7 @@ def _detect_box_prompts(
     return detected
 
 
-def _check_retention_prompts(teacher: Teacher, retention_data: RetentionData) -> None:
+def _check_retention_prompts(teacher: Model, retention_data: RetentionData) -> None:
     """Check before training that the teacher can be prompted for the retention classes."""
     try:
         teacher.asking(retention_data.split.dataset.classes)

@@ -8,8 +8,9 @@ import torch
 
 from engine.dataset.types import CocoDataset
 from engine.models.activation_checkpointing import recompute
-from engine.models.lora import attach
-from engine.teachers import REGISTRY, LocalModel, Teacher, is_hub_id, resolve_base_model
+from engine.models.base_sources import LocalModel, is_hub_id, random_base, resolve_base_model
+from engine.models.model import Model
+from engine.models.registry import REGISTRY
 from engine.training.checkpoint import Checkpoint
 from engine.training.context import TrainingContext
 from engine.training.device import autocast, choose_device, give_back_memory, keep_memory, resident_bytes, seed_all
@@ -28,7 +29,7 @@ class PreparedModel:
         resident_limit: Resident bytes above which freed memory is returned to the system; None: no limit.
     """
 
-    teacher: Teacher
+    teacher: Model
     base: LocalModel
     micro_batch: MicroBatchPlan
     resident_limit: int | None
@@ -42,21 +43,26 @@ class PreparedModel:
 def fetch_base(context: TrainingContext, checkpoint: Checkpoint | None) -> LocalModel:
     """Fetch the base model; a resumed run uses the same commit as before."""
     name, revision = context.settings.base_model, context.settings.revision
+    if name is None:
+        return random_base(context.settings.model_dump_json(), seed=context.config.training.seed)
     if checkpoint is not None and is_hub_id(name):
         revision = checkpoint.settings["base_revision"]
     check_planned_base(name, context.settings.base_digest, storage=context.storage)
     return resolve_base_model(name, revision, storage=context.storage, cache=context.cache)
 
 
-def load_base(context: TrainingContext, base: LocalModel) -> Teacher:
-    """Load the base model as a teacher of the run's classes, on the CPU."""
-    data = context.config.data
-    kind = REGISTRY[context.name]
-    return kind.load(base.folder, classes=data.classes, prompts=data.prompts, settings=context.settings)
+def load_base(context: TrainingContext, base: LocalModel) -> Model:
+    """Load the base model with the classes of the run, on the CPU."""
+    data, settings = context.config.data, context.settings
+    folder = None if settings.base_model is None else base.folder
+    seed_all(context.config.training.seed)  # random weights and heads
+    prompts = {"prompts": data.prompts} if context.name.traits.adapts_base else {}
+    model: Model = REGISTRY[context.name].load(folder, classes=data.classes, settings=settings, **prompts)
+    return model
 
 
 def prepare_model(
-    context: TrainingContext, teacher: Teacher, base: LocalModel, train: CocoDataset, checkpoint: Checkpoint | None
+    context: TrainingContext, teacher: Model, base: LocalModel, train: CocoDataset, checkpoint: Checkpoint | None
 ) -> PreparedModel:
     """Place the teacher on its device, plan its micro-batches and attach its adapter.
 
@@ -88,7 +94,7 @@ def prepare_model(
         keep_memory()
         resident_limit = resident_bytes() + kept_bytes * 3 // 4  # the next step adds to what is held
     seed_all(training.seed)
-    attach(teacher, settings.lora)
+    teacher.begin_training(settings)
     chosen = () if settings.checkpointing == "auto" else settings.checkpointing
     recompute(teacher, chosen if plan is None else plan.checkpointing)
     return PreparedModel(teacher, base, micro_batch, resident_limit)

@@ -25,7 +25,7 @@ from engine.errors import LossNotFiniteError, NoProgressError, StorageError
 from engine.evaluation.example_images import SampleView, read_samples
 from engine.evaluation.report import render_report
 from engine.evaluation.settings_table import settings_table
-from engine.layout import ADAPTER, ATTEMPTS, LAST, README, RESULT, SAMPLE_IMAGES, SAMPLES, RunLayout
+from engine.layout import ATTEMPTS, LAST, README, RESULT, SAMPLE_IMAGES, SAMPLES, RunLayout
 from engine.plan import TrainingRun
 from engine.results.events import Event, Listener, better_than
 from engine.results.model_card import model_card
@@ -183,7 +183,8 @@ def _publish_teacher(result: TeacherResult, run: TrainingRun, *, storage: Storag
     local, layout = RunLayout(str(work_dir)), run.layout
     folder, logs = Path(local.teacher(run.teacher)), Path(local.logs(run.teacher))
     target = layout.teacher(run.teacher)
-    published = result.model_copy(update={"adapter": result.adapter.model_copy(update={"uri": join(target, ADAPTER)})})
+    uri = join(target, Path(result.adapter.uri).name)
+    published = result.model_copy(update={"adapter": result.adapter.model_copy(update={"uri": uri})})
     card = model_card(published, chosen_config(run.config, result), versions=environment())
     (folder / README).write_text(card, encoding="utf-8")
     (folder / RESULT).write_bytes(_json(published))
@@ -201,8 +202,8 @@ def _files(folder: Path) -> list[Path]:
 def publish_run(config: RunConfig, *, storage: Storage) -> None:
     """Publish the whole run, ``metadata.json`` last, if all its teachers are published; otherwise do nothing."""
     layout = RunLayout.of(config)
-    results = [result for name in config.teachers.names if (result := read_result(layout, name, storage)) is not None]
-    if len(results) < len(config.teachers.names):
+    results = [result for name in config.models.names if (result := read_result(layout, name, storage)) is not None]
+    if len(results) < len(config.models.names):
         return
     info = DatasetInfo.model_validate_json(storage.read_bytes(layout.dataset))
     created = datetime.now(UTC).isoformat(timespec="seconds")
@@ -214,7 +215,7 @@ def publish_run(config: RunConfig, *, storage: Storage) -> None:
         config_yaml=to_yaml(config),
         settings={one.teacher: settings_table(chosen_config(config, one), one.teacher) for one in results},
         results=results,
-        samples={name: _samples(layout.teacher(name), storage) for name in config.teachers.names},
+        samples={name: _samples(layout.teacher(name), storage) for name in config.models.names},
         environment=environment(),
     )
     of_all = {layout.metrics: _json(run_metrics(config, results)), layout.report: report.encode()}

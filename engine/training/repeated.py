@@ -25,11 +25,10 @@ from typing import Any
 
 import torch
 
-from engine.config import TeacherSettings
+from engine.config import ModelSettings
 from engine.errors import LossNotFiniteError
 from engine.evaluation.evaluate import Evaluation
 from engine.layout import FINAL, FOLD, TRIAL
-from engine.models.lora import set_strength
 from engine.results.events import Event, Listener
 from engine.results.trials import cross_validation, trial_sentence
 from engine.results.types import TeacherResult, TrialResult
@@ -51,6 +50,7 @@ from engine.training.prepare import (
     prepare_trial,
 )
 from engine.training.resume import last_checkpoint
+from engine.training.strength import apply_strength, strengths_of
 from engine.training.trainer import optimize
 
 
@@ -115,7 +115,8 @@ def _cross_validate(context: TrainingContext, shared: SharedData, curves: Listen
     splits = shared.splits
     steps = [_steps(context.settings, one) for one in (*splits.folds, splits)]
     results: list[TrialResult] = []
-    parts: dict[float, list[tuple[SplitData, Evaluation]]] = {one: [] for one in context.config.training.strengths}
+    strengths = strengths_of(context.name.traits, context.config.training)
+    parts: dict[float, list[tuple[SplitData, Evaluation]]] = {one: [] for one in strengths}
     for index, fold in enumerate(splits.folds):
         name = FOLD.format(index + 1)
         curves_of_fold = _curves(context, name, files)
@@ -126,7 +127,7 @@ def _cross_validate(context: TrainingContext, shared: SharedData, curves: Listen
         with own.watched(ended.run.model.release_memory) as stop:
             evaluator = build_evaluator(own, ended.run.model, stop)
             for strength, evaluated in parts.items():
-                set_strength(evaluator.teacher, strength)
+                apply_strength(evaluator.teacher, strength)
                 evaluated.append((fold.val, evaluator.evaluate(fold.val)))
         results.append(ended.result)
         del ended
@@ -233,7 +234,7 @@ def _publish(
 def _training(
     context: TrainingContext,
     name: str,
-    settings: TeacherSettings,
+    settings: ModelSettings,
     position: Position,
     *,
     curves: Listener,
@@ -272,7 +273,7 @@ def _curves(context: TrainingContext, name: str, files: ExitStack) -> TensorBoar
     return files.enter_context(closing(TensorBoard(Path(context.layout.logs(context.name)) / name)))
 
 
-def _steps(settings: TeacherSettings, splits: Splits) -> int:
+def _steps(settings: ModelSettings, splits: Splits) -> int:
     """Return the optimizer steps of a training."""
     return math.ceil(len(splits.train.dataset) / settings.batch_size) * settings.epochs
 

@@ -20,11 +20,11 @@ from engine.evaluation.ground_truth import GroundTruth
 from engine.evaluation.intervals import compare_ap
 from engine.evaluation.thresholds import operating_point
 from engine.evaluation.validation_pages import write_pages
-from engine.layout import ADAPTER, FOLD, RESULT, SAMPLE_IMAGES, SAMPLES, VALIDATION_PAGES
-from engine.models.lora import trainable_parameters
+from engine.layout import FOLD, RESULT, SAMPLE_IMAGES, SAMPLES, VALIDATION_PAGES
+from engine.models.base_sources import LocalModel
+from engine.models.model import Model
 from engine.results.trials import cross_validation
 from engine.results.types import AdapterFile, Comparison, TeacherResult, TrialResult
-from engine.teachers import LocalModel, Teacher
 from engine.training.checkpoint import Progress
 from engine.training.data.annotated_splits import SplitData
 from engine.training.data.sampler import Steps
@@ -39,7 +39,7 @@ def write_result(
     evaluation: EvaluationReport,
     progress: Progress,
     *,
-    teacher: Teacher,
+    teacher: Model,
     base: LocalModel,
     base_model: str,
     splits: Splits,
@@ -70,6 +70,7 @@ def write_result(
         **_at_thresholds(evaluation),
         validation_pages=pages,
         retention=evaluation.retention,
+        labelled_images=0 if splits.human is None else len(splits.train.paths) - splits.human,
         strength=strength.value,
         strength_curve=strength.curve,
         trials=() if folds else tuple(trials),
@@ -82,8 +83,8 @@ def write_result(
         peak_memory_bytes=progress.peak_memory_bytes,
         step_memory_bytes=progress.step_memory_bytes,
         predicted_memory_bytes=None if plan is None else plan.memory_bytes,
-        trainable_parameters=sum(p.numel() for p in trainable_parameters(teacher).values()),
-        adapter=_adapter_file(folder / ADAPTER),
+        trainable_parameters=sum(p.numel() for p in teacher.trained_parameters().values()),
+        adapter=_adapter_file(folder / teacher.weights_file),
     )
     concluded = {"conclusion": conclude_result(result).sentence, "improved": improved(result)}
     result = result.model_copy(update=concluded)

@@ -12,12 +12,21 @@ from engine.config.base import outside_run_id
 from engine.config.trials import flat
 from engine.dataset.checks.unreadable_images import Unreadable
 from engine.errors import ConfigError, DataError
-from engine.layout import ADAPTER, ADAPTER_CARD, ADAPTER_CONFIG, BEST, DETECTED_BOXES, LAST, checkpoint_step
-from engine.spec import TeacherName
+from engine.layout import (
+    ADAPTER,
+    ADAPTER_CARD,
+    ADAPTER_CONFIG,
+    BEST,
+    DETECTED_BOXES,
+    LAST,
+    STUDENT_CARD,
+    checkpoint_step,
+)
+from engine.models.base_sources import WEIGHTS, LocalModel
+from engine.registry import ModelName
 from engine.storage import Storage, join
-from engine.storage.base_model_identity import base_digest
+from engine.storage.base_model_identity import CONFIG, base_digest
 from engine.storage.publication import sha256_of
-from engine.teachers import LocalModel
 from engine.training.checkpoint import Checkpoint, load_checkpoint, newest_first, outdated, read_checkpoint
 from engine.training.data.box_prompts import DETECTOR, DetectedBoxes
 from engine.training.data.splits import Splits
@@ -79,10 +88,12 @@ def _fetch_boxes(checkpoint: Checkpoint, there: set[str], storage: Storage, uri:
 
 
 def upload_best_adapter(folder: Path, *, storage: Storage, uri: str) -> str | None:
-    """Upload the best adapter of a failed run; return its URI, or None if the run has no adapter."""
-    files = [folder / name for name in (ADAPTER_CONFIG, ADAPTER_CARD, ADAPTER)]
-    if not all(file.is_file() for file in files):
+    """Upload the best adapter or student of a failed run; return its URI, or None if the run has none."""
+    kinds = ((ADAPTER_CONFIG, ADAPTER_CARD, ADAPTER), (CONFIG, STUDENT_CARD, WEIGHTS))
+    whole = [[folder / name for name in names] for names in kinds if all((folder / name).is_file() for name in names)]
+    if not whole:
         return None
+    files = whole[0]
     for file in files:
         storage.upload(file, join(uri, BEST, file.name))
     return join(uri, BEST)
@@ -119,25 +130,31 @@ UNREADABLE = "unreadable_images"
 
 
 def run_fingerprint(
-    config: RunConfig, name: TeacherName, *, base: LocalModel, splits: Splits, detected: DetectedBoxes | None
+    config: RunConfig, name: ModelName, *, base: LocalModel, splits: Splits, detected: DetectedBoxes | None
 ) -> dict[str, Any]:
     """Return all settings that affect the result; locations are not among them."""
     plain = config.model_dump(mode="json")
     outside = outside_run_id(name.traits.settings) | OF_BASE
-    data, training, settings = plain["data"], plain["training"], plain["teachers"][name.slug]
+    data, training, settings = plain["data"], plain["training"], plain[name.section][name.slug]
     return {
         "data": {key: data[key] for key in ("digest", "classes", "prompts", "split", "group_by")}
         | {"images_digest": splits.images_digest},
         "augmentation": plain["augmentation"],
         "training": {key: training[key] for key in ("seed", "precision", "patience", "class_balance")}
         | {"features": training["features_gb"] > 0},
-        f"teachers.{name.slug}": {k: v for k, v in settings.items() if k not in outside},
+        name.path: {k: v for k, v in settings.items() if k not in outside},
         "base_sha256": base.sha256,
         BASE_PARTS: dict(base.parts),
         "base_revision": base.revision,
         UNREADABLE: splits.unreadable.digest,
+        **({} if splits.human is None else {"labels": _labels(plain["labels"], splits)}),
         **({} if detected is None else {DETECTOR: detected.digest}),
     }
+
+
+def _labels(labels: Mapping[str, Any], splits: Splits) -> dict[str, Any]:
+    images = len(splits.train.paths) - (splits.human or 0)
+    return {key: labels[key] for key in ("digest", "human_share", "min_score")} | {"images": images}
 
 
 def check_same_run(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:

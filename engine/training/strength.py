@@ -15,10 +15,12 @@ from engine.evaluation.retention import retention
 from engine.evaluation.strength import choose_strength
 from engine.models.base import Teacher
 from engine.models.lora import set_strength
+from engine.models.model import Model
 from engine.results.types import ApMetrics, Retention, StrengthCurve, StrengthPoint
 from engine.training.data.annotated_splits import SplitData
 from engine.training.data.retention_data import RetentionData
 from engine.training.evaluation import Evaluator
+from engine.traits import ModelTraits
 
 CURVE_IMAGES = 200
 """Maximum images of the validation split, and of the retention images, for each strength."""
@@ -30,13 +32,13 @@ class Strength:
 
     Attributes:
         value: Scale of the adapter's update, 0 to 1.
-        curve: Measurements that it was chosen by.
+        curve: Measurements that it was chosen by; None for a student, which has no strength.
         val: Evaluation on the whole validation split at this strength.
         retention: Retention at this strength; None: it was not measured, or not on all images.
     """
 
     value: float
-    curve: StrengthCurve
+    curve: StrengthCurve | None
     val: Evaluation
     retention: Retention | None = None
 
@@ -99,6 +101,8 @@ def find_strength(
     Raises:
         InterruptedTrainingError: SIGTERM or Ctrl-C arrived.
     """
+    if not evaluator.teacher.name.traits.adapts_base:
+        return Strength(1.0, None, evaluator.evaluate(val) if known is None else known[1.0])
     part, base_ap = val if known is not None else val.part(CURVE_IMAGES), before["val"].ap
     measured = _Measured(base_ap=base_ap if part is val else _evaluate(evaluator, part, 0.0).metrics.ap)
     strengths = sorted(set(training.strengths), reverse=True)
@@ -116,7 +120,7 @@ def find_strength(
     if part is not val and value > 0 and 0 <= found.metrics.ap <= base_ap:
         reason = f"{value:g} is better than the base on {len(part.paths)} images, but not on all {len(val.paths)}"
         value, found = 0.0, _evaluate(evaluator, val, 0.0)
-    set_strength(evaluator.teacher, value)
+    apply_strength(evaluator.teacher, value)
     split = measured.retention_split
     retention_images = 0 if split is None else len(split.paths)
     curve = StrengthCurve(images=len(part.paths), retention_images=retention_images, points=points, reason=reason)
@@ -125,7 +129,18 @@ def find_strength(
     return Strength(value, curve, found, measured.retention(value, retention_data.source))
 
 
-def _evaluate(evaluator: Evaluator, split: SplitData, strength: float, *, teacher: Teacher | None = None) -> Evaluation:
+def _evaluate(evaluator: Evaluator, split: SplitData, strength: float, *, teacher: Model | None = None) -> Evaluation:
     """Evaluate a split at a strength, which stays set."""
-    set_strength(evaluator.teacher, strength)
+    apply_strength(evaluator.teacher, strength)
     return evaluator.evaluate(split, teacher=teacher)
+
+
+def strengths_of(traits: ModelTraits, training: TrainingConfig) -> tuple[float, ...]:
+    """Return the strengths to choose from: only 1 for a student."""
+    return training.strengths if traits.adapts_base else (1.0,)
+
+
+def apply_strength(model: Model, strength: float) -> None:
+    """Scale the adapter of a teacher; a student has no strength."""
+    if isinstance(model, Teacher):
+        set_strength(model, strength)

@@ -18,20 +18,19 @@ from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 
-from engine.config import RunConfig, TeacherSettings
+from engine.config import ModelSettings, RunConfig
 from engine.config.trials import all_trainings
 from engine.errors import ConfigError, NoProgressError
 from engine.evaluation.example_images import read_samples
 from engine.evaluation.settings_table import settings_table
 from engine.layout import RunLayout
-from engine.models.lora import load_adapter, load_adapter_tensors
+from engine.models.model import Batch
 from engine.plan import TrainingRun
+from engine.registry import ModelName
 from engine.results.events import Event, Listener
 from engine.results.trials import chosen_config
 from engine.results.types import ApMetrics, TeacherResult
-from engine.spec import TeacherName
 from engine.storage import Storage, StorageOptions, default_cache
-from engine.teachers import Batch
 from engine.training.checkpoint import Checkpoint, Progress
 from engine.training.context import TrainingContext
 from engine.training.data.batches import Views, augmentation_of, batches_from, changes_images, features_of
@@ -78,7 +77,7 @@ class TeacherTrainer:
     def __init__(
         self,
         config: RunConfig,
-        teacher: TeacherName | None = None,
+        teacher: ModelName | None = None,
         *,
         storage: Storage | None = None,
         work_dir: Path | None = None,
@@ -88,15 +87,15 @@ class TeacherTrainer:
         on_hang: Callable[[NoProgressError], None] = print_failure,
         processes: Processes = ALONE,
     ) -> None:
-        names = config.teachers.names
+        names = config.models.names
         if teacher is None and len(names) != 1:
             raise ConfigError(f"the run tunes {', '.join(names) or 'no teacher'}: name the teacher to train")
         self.name = teacher or names[0]
-        settings = config.teachers.of(self.name)
+        settings = config.models.of(self.name)
         if settings is None:
             raise ConfigError(f"the run tunes {', '.join(names)}, not {self.name}")
         self.config = config
-        self.settings: TeacherSettings = settings
+        self.settings: ModelSettings = settings
         self.storage = storage or Storage(StorageOptions(**config.storage.model_dump()))
         self.publishes = work_dir is None
         self.layout = RunLayout(str(work_dir or mkdtemp(prefix="teacher-")))
@@ -188,7 +187,7 @@ def optimize(
     teacher = run.model.teacher
     keep_best = partial(save_best_adapter, context, run)
     if start.best:  # the file may be of later steps, which will be done again, or not be on this disk
-        load_adapter_tensors(teacher, start.best, what="the checkpoint does not fit its base")
+        teacher.load_result_tensors(start.best, what="the checkpoint does not fit its base")
         keep_best()
     loop = Loop(
         teacher,
@@ -213,9 +212,9 @@ def optimize(
     if features is not None:
         context.listen(run.event("note", message=str(features)))
     if context.processes.first:
-        load_adapter(teacher, context.folder)  # the adapter on disk is the one to evaluate
+        teacher.restore(context.folder)  # the adapter on disk is the one to evaluate
     else:
-        load_adapter_tensors(teacher, loop.best, what="the best adapter does not fit its base")
+        teacher.load_result_tensors(loop.best, what="the best adapter does not fit its base")
     return progress
 
 

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from toy import ToyTeacher
 
-from engine.registry import TeacherTraits
+from engine.traits import TeacherTraits
 from toy_teacher.traits import TOY
 
 

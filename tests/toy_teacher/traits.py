@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from engine.registry import TeacherTraits
+from engine.traits import TeacherTraits
 from toy_teacher.settings import ToySettings
 
 TOY = TeacherTraits(

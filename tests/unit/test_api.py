@@ -30,7 +30,8 @@ def test_importing_the_engine_and_its_functions_loads_no_torch() -> None:
 
 
 def test_the_public_functions_are_those_of_the_api() -> None:
-    assert engine.__all__ == ["evaluate", "fine_tune", "inspect_dataset", "label", "load_adapted"]
+    tuning = ["evaluate", "fine_tune", "inspect_dataset", "label", "load_adapted"]
+    assert engine.__all__ == sorted([*tuning, "distill", "load_student", "optimize"])
     assert all(getattr(engine, name) is getattr(api, name) for name in engine.__all__)
     assert set(engine.__all__) <= set(dir(engine))
     with pytest.raises(AttributeError, match="no attribute 'distil'"):

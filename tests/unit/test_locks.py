@@ -33,4 +33,4 @@ def test_every_pin_of_an_image_is_in_the_lock_with_the_same_hashes(lock: str) ->
 def test_the_operator_is_without_torch_and_the_trainer_without_the_cluster() -> None:
     operator, trainer = ({pin.split("==")[0] for pin in pins(ROOT / lock)} for lock in IMAGES[:2])
     assert not operator & {"torch", "torchvision", "transformers", "peft", "opencv-python-headless"}
-    assert not trainer & {"kopf", "kubernetes"}
+    assert not trainer & {"kopf", "kubernetes", "nncf", "onnx", "onnxruntime", "openvino"}

@@ -211,6 +211,24 @@ class SquareTransform(Transform):
         return Geometry((height, width), square, square)
 
 
+@dataclass(frozen=True)
+class ScaledTransform(Transform):
+    """Scale to a fixed size, without regard to the aspect ratio; values are 0..1, without normalisation."""
+
+    height: int
+    width: int
+
+    def plan(self, height: int, width: int) -> Geometry:
+        """See :meth:`Transform.plan`."""
+        size = (self.height, self.width)
+        return Geometry((height, width), size, size)
+
+    def image(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Scale (bilinear, antialiased): (H, W, 3) uint8 RGB to (3, height, width) float32."""
+        resized = Image.fromarray(image).resize((self.width, self.height), Image.Resampling.BILINEAR)
+        return np.ascontiguousarray(np.asarray(resized, dtype=np.float32).transpose(2, 0, 1) / 255)
+
+
 def to_cxcywh_normalized(boxes_xyxy: NDArray[Any], height: int, width: int) -> NDArray[np.float32]:
     """Convert (..., 4) corners in pixels to centre, width and height in 0..1, the format of Grounding DINO.
 

@@ -111,11 +111,12 @@ def find_leaks(splits: Mapping[str, SplitImages]) -> list[Leak]:
     for split, others in (("val", ("train",)), ("test", ("train", "val"))):
         if split in splits:
             known = {other: splits[other] for other in others if other in splits}
-            leaks += _leaks_of(split, splits[split], known)
+            leaks += leaks_of(split, splits[split], known)
     return leaks
 
 
-def _leaks_of(split: str, images: SplitImages, others: Mapping[str, SplitImages]) -> list[Leak]:
+def leaks_of(split: str, images: SplitImages, others: Mapping[str, SplitImages]) -> list[Leak]:
+    """Return the images of a split that are also in others; each once."""
     found: dict[int, Leak] = {}
     for kind in (Kind.FILE, Kind.BYTES, Kind.GROUP):
         _by_key(found, kind, split, images, others)

@@ -14,10 +14,18 @@ from engine.storage import NotFoundError, Storage, join
 
 
 def trained_images(adapter: str, dataset: CocoDataset, folder: ImageFolder, storage: Storage) -> list[str] | None:
-    """Return the images of a dataset that an adapter was trained on, by their bytes, or by name if these are unknown.
+    """Return the images of a dataset that an adapter was trained on; see :func:`images_of_split`."""
+    return images_of_split(adapter, "train", dataset, folder, storage)
+
+
+def images_of_split(
+    adapter: str, split: str, dataset: CocoDataset, folder: ImageFolder, storage: Storage
+) -> list[str] | None:
+    """Return the images of a dataset that were in a split, by their bytes, or by name if these are unknown.
 
     Args:
-        adapter: Folder of the adapter, which contains ``splits.json``.
+        adapter: Folder of the adapter or student, which contains ``splits.json``.
+        split: ``train``, ``val`` or ``test``.
         dataset: Dataset to evaluate on.
         folder: Folder of its images.
         storage: Access to the adapter.
@@ -31,7 +39,7 @@ def trained_images(adapter: str, dataset: CocoDataset, folder: ImageFolder, stor
     uri = join(adapter, SPLITS)
     try:
         content: Any = json.loads(storage.read_bytes(uri))
-        listed = [(str(one["file_name"]), str(one["content"])) for one in content["splits"]["train"]]
+        listed = [(str(one["file_name"]), str(one["content"])) for one in content["splits"].get(split, ())]
     except NotFoundError:
         return None
     except (ValueError, TypeError, LookupError, RecursionError) as error:

@@ -15,8 +15,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+
+from engine.models.box_geometry import assign
+from engine.models.box_geometry import generalized_iou as generalized_iou
+from engine.models.box_geometry import to_corners as to_corners
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 CLASS_COST, L1_COST, GIOU_COST = 1.0, 5.0, 2.0  # of matching: Open-GroundingDino, config/cfg_odvg.py
@@ -147,12 +150,8 @@ def match(predictions: Predictions, targets: Sequence[Targets], *, text_mask: Te
         l1 = (boxes[:, None] - target.boxes[None]).abs().sum(-1)
         giou = generalized_iou(to_corners(boxes)[:, None], to_corners(target.boxes)[None])
         costs.append(CLASS_COST * classification + L1_COST * l1 - GIOU_COST * giou)  # (Q, N)
-    # One copy to the host for all. Diverged values must reach the check of the loss, not fail here.
-    host = torch.nan_to_num(torch.cat([c.flatten() for c in costs]), nan=1e6, posinf=1e6, neginf=-1e6).cpu()
-    parts = torch.split_with_sizes(host, [c.numel() for c in costs])
-    pairs = [linear_sum_assignment(part.view_as(cost)) for part, cost in zip(parts, costs, strict=True)]
     device = scores.device
-    return [(torch.as_tensor(q, device=device), torch.as_tensor(n, device=device)) for q, n in pairs]
+    return [(query.to(device), found.to(device)) for query, found in assign(costs)]
 
 
 def sigmoid_focal_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -162,23 +161,3 @@ def sigmoid_focal_loss(logits: Tensor, labels: Tensor) -> Tensor:
     missed = probability + labels - 2 * probability * labels  # 1 - p of what is true
     weight = FOCAL_ALPHA * labels + (1 - FOCAL_ALPHA) * (1 - labels)
     return weight * missed**FOCAL_GAMMA * cross_entropy
-
-
-def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Elementwise generalized IoU (arXiv:1902.09630) of boxes, in -1..1.
-
-    Args:
-        a: (..., 4) corners, left, top, right, bottom.
-        b: The same, of a shape that can be broadcast with that of ``a``.
-    """
-    inner = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
-    outer = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).prod(-1)
-    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - inner
-    tiny = torch.finfo(union.dtype).tiny
-    return inner / union.clamp(min=tiny) - (outer - union) / outer.clamp(min=tiny)
-
-
-def to_corners(boxes: Tensor) -> Tensor:
-    """Convert (..., 4) center x, center y, width, height to left, top, right, bottom."""
-    center, half = boxes[..., :2], boxes[..., 2:] / 2
-    return torch.cat([center - half, center + half], dim=-1)

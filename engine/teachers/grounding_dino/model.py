@@ -25,7 +25,7 @@ from engine.dataset.types import Detections, Sample
 from engine.models.base import Batch, Example, LoraTargets, Teacher, later_layers, to_device
 from engine.models.fast.deformable_attention import keep_only_inputs
 from engine.models.feature_cache import picture
-from engine.registry import TeacherTraits
+from engine.models.graphs import Graph
 from engine.spec import LoraPreset
 from engine.teachers.grounding_dino.batch import collate, collate_pictures, encode
 from engine.teachers.grounding_dino.caption_cache import cache_captions
@@ -33,6 +33,7 @@ from engine.teachers.grounding_dino.cross_attention import reorder_cross_attenti
 from engine.teachers.grounding_dino.exact_layers import compute_in_32_bit
 from engine.teachers.grounding_dino.features import compute as frozen
 from engine.teachers.grounding_dino.features import frozen_layers, recalled
+from engine.teachers.grounding_dino.graph import detection_graph
 from engine.teachers.grounding_dino.layer_predictions import decoder_layers, proposals, recorded_shifts, stack
 from engine.teachers.grounding_dino.loading import load_base
 from engine.teachers.grounding_dino.lora_presets import ENCODER_LAYER, PRESETS
@@ -40,6 +41,7 @@ from engine.teachers.grounding_dino.loss import Predictions, Targets, detection_
 from engine.teachers.grounding_dino.prompts import Prompt, PromptBook
 from engine.teachers.grounding_dino.settings import GroundingDinoSettings
 from engine.teachers.grounding_dino.traits import GROUNDING_DINO
+from engine.traits import TeacherTraits
 
 
 class GroundingDino(Teacher):
@@ -210,6 +212,11 @@ class GroundingDino(Teacher):
     def caption_tokens(self) -> int:
         """See :meth:`Teacher.caption_tokens`."""
         return max(len(prompt.input_ids) for prompt in self.book.chunks())
+
+    def graphs(self, shape: tuple[int, int] | None, sizes: Sequence[tuple[int, int]]) -> list[Graph]:
+        """See :meth:`Teacher.graphs`: one graph with constant classes, into which all images fit as they are scaled."""
+        scaled = [self.transform.plan(*size).resized for size in sizes]
+        return [detection_graph(self, shape or (max(h for h, _ in scaled), max(w for _, w in scaled)))]
 
     def _prompts(self, example: Example) -> tuple[Prompt, ...]:
         if "order" not in example:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from engine.registry import PublishedBase, TeacherTraits, register
+from engine.registry import register
 from engine.teachers.grounding_dino.card import card_code
 from engine.teachers.grounding_dino.cost import GroundingDinoCost
 from engine.teachers.grounding_dino.settings import GroundingDinoSettings
+from engine.traits import PublishedBase, TeacherTraits
 
 GROUNDING_DINO = register(
     TeacherTraits(

@@ -11,9 +11,9 @@ from typing import ClassVar
 
 from transformers import MMGroundingDinoForObjectDetection, PreTrainedModel
 
-from engine.registry import TeacherTraits
 from engine.teachers.grounding_dino.model import GroundingDino
 from engine.teachers.mm_grounding_dino.traits import MM_GROUNDING_DINO
+from engine.traits import TeacherTraits
 
 
 class MMGroundingDino(GroundingDino):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from engine.registry import PublishedBase, TeacherTraits, register
+from engine.registry import register
 from engine.teachers.grounding_dino.card import card_code
 from engine.teachers.mm_grounding_dino.cost import MMGroundingDinoCost
 from engine.teachers.mm_grounding_dino.settings import MMGroundingDinoSettings
+from engine.traits import PublishedBase, TeacherTraits
 
 MM_GROUNDING_DINO = register(
     TeacherTraits(

@@ -20,14 +20,16 @@ from torch import Tensor, nn
 from engine.config import LoraSettings
 from engine.dataset.images.preprocessing import Geometry, LongestEdgeTransform, SquareTransform
 from engine.dataset.types import CocoAnnotation, Detections, Rle, Sample
+from engine.errors import ConfigError
 from engine.models.base import Batch, Example, LoraTargets, Teacher, frozen_before, later_layers, to_device
 from engine.models.detected_boxes import detected_boxes
 from engine.models.feature_cache import picture
+from engine.models.graphs import Graph
 from engine.models.lora import merged
-from engine.registry import TeacherTraits
 from engine.teachers.sam.batch import collate, collate_pictures
 from engine.teachers.sam.checkpoint import convert_original, export_original, loading_code
 from engine.teachers.sam.cross_attention import reorder_cross_attention
+from engine.teachers.sam.graph import encoder_and_decoder
 from engine.teachers.sam.image_encoder import first_stages, last_stages, stages
 from engine.teachers.sam.loading import load_base
 from engine.teachers.sam.lora_presets import SAM_NAMES, ModuleNames, preset_targets
@@ -36,6 +38,7 @@ from engine.teachers.sam.masks import encode, original_masks, to_detections
 from engine.teachers.sam.prompts import draw_points, jitter_boxes, take_turns, targets_of
 from engine.teachers.sam.settings import SamSettings
 from engine.teachers.sam.traits import SAM
+from engine.traits import TeacherTraits
 
 PROMPTS_AT_ONCE = 64
 """Prompts per decoder pass: 64 take about 2 GB with 1024 pixel images."""
@@ -206,6 +209,17 @@ class Sam(Teacher):
     def _mask_of_box(self, embeddings: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Return the (P, 1, 4h, 4w) logits and (P, 1) IoUs of the masks of (P, 4) boxes."""
         return self._decode(embeddings, boxes=boxes)
+
+    def traced_mask_of_box(self, embeddings: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same as :meth:`_mask_of_box`, without decisions of Python that depend on values."""
+        return self._mask_of_box(embeddings, boxes)
+
+    def graphs(self, shape: tuple[int, int] | None, sizes: Sequence[tuple[int, int]]) -> list[Graph]:
+        """See :meth:`Teacher.graphs`: encoder and decoder, of the size of the base."""
+        side = self.transform.image_size
+        if shape not in (None, (side, side)):
+            raise ConfigError(f"{self.traits.title} has inputs of {side} x {side} pixels: leave the image size out")
+        return encoder_and_decoder(self)
 
     def _original_masks(self, logits: Tensor, geometry: Geometry) -> Iterator[NDArray[np.uint8]]:
         """See :func:`original_masks`."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from engine.registry import PublishedBase, TeacherTraits, register
+from engine.registry import register
 from engine.teachers.sam.card import NOTE, card_code
 from engine.teachers.sam.cost import SamCost
 from engine.teachers.sam.settings import SamSettings
+from engine.traits import PublishedBase, TeacherTraits
 
 SAM = register(
     TeacherTraits(

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from engine.dataset.images.preprocessing import Geometry, LongestEdgeTransform, SquareTransform
-from engine.registry import TeacherTraits
 from engine.teachers.sam.lora_presets import ModuleNames
 from engine.teachers.sam.masks import original_masks
 from engine.teachers.sam.model import Sam
@@ -24,6 +23,7 @@ from engine.teachers.sam.settings import SamSettings
 from engine.teachers.sam2.image_encoder import encode, is_frozen, unpacked
 from engine.teachers.sam2.loading import load_base
 from engine.teachers.sam2.traits import SAM2
+from engine.traits import TeacherTraits
 
 
 class Sam2(Sam):
@@ -95,6 +95,19 @@ class Sam2(Sam):
             best = torch.arange(len(three), device=three.device), quality.argmax(dim=1)
             logits[unstable, 0], ious[unstable, 0] = three[best], quality[best]
         return logits, ious
+
+    def traced_mask_of_box(self, embeddings: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`Sam.traced_mask_of_box`: all masks are computed, as the library does in any case."""
+        logits, ious = super()._mask_of_box(embeddings, boxes)
+        decoder = self._sam.config.mask_decoder_config
+        if not decoder.dynamic_multimask_via_stability:
+            return logits, ious
+        stability = _stability(logits[:, 0], decoder.dynamic_multimask_stability_delta)
+        stable = (stability >= decoder.dynamic_multimask_stability_thresh)[:, None]
+        three, quality = self._decode(embeddings, boxes=boxes, several=True)
+        best = quality.argmax(dim=1, keepdim=True)
+        masks = three.gather(1, best[..., None, None].expand(-1, -1, *three.shape[2:]))
+        return torch.where(stable[..., None, None], logits, masks), torch.where(stable, ious, quality.gather(1, best))
 
     def _original_masks(self, logits: Tensor, geometry: Geometry) -> Iterator[NDArray[np.uint8]]:
         return original_masks(logits, geometry, padded=False)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from engine.registry import PublishedBase, TeacherTraits, register
+from engine.registry import register
 from engine.teachers.sam2.card import card_code
 from engine.teachers.sam2.cost import Sam2Cost
 from engine.teachers.sam2.settings import Sam2Settings
+from engine.traits import PublishedBase, TeacherTraits
 
 SAM2 = register(
     TeacherTraits(

@@ -23,8 +23,8 @@ from engine.augmentation import Augmenter, Mixer
 from engine.config import RunConfig
 from engine.dataset.types import Sample
 from engine.errors import MachineError, TeacherError
-from engine.models.base import Batch, Example, Teacher
 from engine.models.feature_cache import FeatureCache, held_in
+from engine.models.model import Batch, Example, Model
 from engine.processes.signals import STOP_SIGNALS
 from engine.processes.threads import usable_cores
 from engine.teachers import LocalModel
@@ -44,7 +44,7 @@ class Views(Dataset[Example | TeacherError]):
     def __init__(
         self,
         split: SplitData,
-        teacher: Teacher,
+        teacher: Model,
         augment: Callable[[Sample, int], Sample],
         *,
         seed: int,
@@ -82,13 +82,13 @@ class Views(Dataset[Example | TeacherError]):
         return batch
 
 
-def changes_images(config: RunConfig, teacher: Teacher) -> bool:
+def changes_images(config: RunConfig, teacher: Model) -> bool:
     """Return whether the views of an image differ."""
     mixes = config.augmentation.mixes and not teacher.needs_masks
     return mixes or bool(Augmenter(config.augmentation).chosen)
 
 
-def augmentation_of(config: RunConfig, split: SplitData, teacher: Teacher) -> Callable[[Sample, int], Sample]:
+def augmentation_of(config: RunConfig, split: SplitData, teacher: Model) -> Callable[[Sample, int], Sample]:
     """Return the augmentation of a run's training split for a teacher; only teachers of boxes get mixed images.
 
     A teacher of masks is prompted by the objects of one image, of which it selects some before the image is decoded.
@@ -168,7 +168,7 @@ def _share_memory(value: Any) -> None:
             _share_memory(item)
 
 
-def _without_model(teacher: Teacher) -> Teacher:
+def _without_model(teacher: Model) -> Model:
     """Return a copy of the teacher without its weights, for preprocessing."""
     light = copy.copy(teacher)
     del light.model
@@ -178,7 +178,7 @@ def _without_model(teacher: Teacher) -> Teacher:
 FOLDER = "features"
 
 
-def features_of(teacher: Teacher, config: RunConfig, *, base: LocalModel, cache: Path) -> FeatureCache | None:
+def features_of(teacher: Model, config: RunConfig, *, base: LocalModel, cache: Path) -> FeatureCache | None:
     """Return the feature cache of a teacher with its adapter, if any image is used twice.
 
     Args:
@@ -187,7 +187,7 @@ def features_of(teacher: Teacher, config: RunConfig, *, base: LocalModel, cache:
         base: Base model of the teacher.
         cache: Cache folder shared by runs.
     """
-    settings = config.teachers.of(teacher.name)
+    settings = config.models.of(teacher.name)
     seen_again = (settings is not None and settings.views > 0) or not changes_images(config, teacher)
     frozen = teacher.frozen()
     if frozen is None or not seen_again or not config.training.features_gb:

@@ -26,11 +26,11 @@ from engine.evaluation.evaluate import predict_images
 from engine.evaluation.matching import match
 from engine.layout import DETECTED_BOXES, RunLayout
 from engine.models.detected_boxes import with_detected
-from engine.registry import prompters
+from engine.models.model import Model
+from engine.registry import ModelName, prompters
 from engine.results.run_files import read_result
-from engine.spec import TeacherName
 from engine.storage import Storage
-from engine.teachers import Teacher, load_adapted
+from engine.teachers import load_adapted
 from engine.training.data.annotated_splits import SplitData
 from engine.training.data.splits import Splits
 from engine.training.device import memory_errors
@@ -138,7 +138,7 @@ class Prompted(SplitData):
 
 def detect_box_prompts(
     config: RunConfig,
-    name: TeacherName,
+    name: ModelName,
     splits: Splits,
     *,
     begun: Mapping[str, Any] | None,
@@ -241,7 +241,7 @@ def match_boxes(annotations: Sequence[CocoAnnotation], seen: Detections) -> NDAr
     return boxes
 
 
-def predict_masks(teacher: Teacher, samples: Sequence[Sample], boxes: Sequence[Detections]) -> list[Detections]:
+def predict_masks(teacher: Model, samples: Sequence[Sample], boxes: Sequence[Detections]) -> list[Detections]:
     """Predict masks for a detector's boxes, with its scores and classes, as in later use of both teachers."""
     prompted = [
         Sample.of(sample.image, found.boxes_xyxy, found.class_indices)

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from engine.config import RunConfig
+from engine.config import DistillConfig, RunConfig
 from engine.dataset.checks.unreadable_images import Unreadable
-from engine.spec import TeacherName
+from engine.models.base_sources import LocalModel
+from engine.registry import ModelName
 from engine.storage import Storage
-from engine.teachers import LocalModel
 from engine.training.background import BackgroundTask
 from engine.training.data.annotated_splits import AnnotatedSplits
 from engine.training.data.retention_data import RetentionData, prepare_retention_data
 from engine.training.data.splits import Splits
+from engine.training.data.teacher_labelled import TeacherLabelled
 from engine.training.distributed import Processes
 from engine.training.messages import skipped_messages
 
@@ -32,17 +33,19 @@ class PreparedData:
         annotated: Splits of the run by their annotations.
         unreadable: Unusable images and objects of all splits except ``train``.
         retention: Images and classes that measure retention; None if it is not measured.
+        labelled: Further training images with labels of teachers.
     """
 
     base: LocalModel
     annotated: AnnotatedSplits
     unreadable: Mapping[str, Unreadable]
     retention: RetentionData | None
+    labelled: TeacherLabelled | None = None
 
 
 def fetch(
     config: RunConfig,
-    name: TeacherName,
+    name: ModelName,
     base: Callable[[], LocalModel],
     *,
     training_images: BackgroundTask[Splits],
@@ -55,7 +58,7 @@ def fetch(
 
     Args:
         config: Resolved configuration of the run.
-        name: The teacher to train.
+        name: The model to train.
         base: Fetches the base model.
         training_images: Downloads the training images, in one process per machine: the others read the same cache.
         storage: Source of the data.
@@ -76,12 +79,21 @@ def fetch(
             note("waiting for the training images: they may show whether EXIF was applied when annotating")
             unreadable["train"] = data.fetch_images("train")
         unreadable = data.settled(unreadable)
-        retention = prepare_retention_data(training.retention, config.data, masks=masks, storage=storage, cache=cache)
+        labels = config.labels if isinstance(config, DistillConfig) else None
+        labelled = (
+            None if labels is None else TeacherLabelled.of(labels, data.config.classes, storage=storage, cache=cache)
+        )
+        retention = None
+        if measured := name.traits.adapts_base:
+            retention = prepare_retention_data(
+                training.retention, config.data, masks=masks, storage=storage, cache=cache
+            )
         if processes.rank.local_index == 0:
-            training_images.begin(partial(Splits.of, data, unreadable))
-        for message in (NO_RETENTION_DATA,) if retention is None else skipped_messages(retention.unreadable):
-            note(message)
-        return PreparedData(fetching.result(), data, unreadable, retention)
+            training_images.begin(partial(Splits.of, data, unreadable, labelled=labelled))
+        if measured:
+            for message in (NO_RETENTION_DATA,) if retention is None else skipped_messages(retention.unreadable):
+                note(message)
+        return PreparedData(fetching.result(), data, unreadable, retention, labelled)
 
 
 def wait_for_training_images(
@@ -90,4 +102,6 @@ def wait_for_training_images(
     """Wait for the training images, in all processes."""
     with processes.first_on_machine():
         splits = training_images.result()
-        return Splits.of(prepared.annotated, prepared.unreadable) if splits is None else splits
+        if splits is None:
+            splits = Splits.of(prepared.annotated, prepared.unreadable, labelled=prepared.labelled)
+        return splits

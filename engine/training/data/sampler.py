@@ -14,17 +14,12 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.config import TeacherSettings
+from engine.config import ModelSettings
 from engine.dataset.types import CocoDataset
 from engine.processes.launch import Rank
-
-Key = tuple[int, int]
-"""(visit, index of the image): one view of one image. The visit is the number of earlier uses of the image in the run:
-its epoch, unless classes are balanced."""
-
-
-WINDOW = 16
-"""Steps within which images of similar shapes are grouped."""
+from engine.training.data.label_mix import Key as Key
+from engine.training.data.label_mix import mixed_views
+from engine.training.data.shape_groups import group_by_shape
 
 ANNEALING_PERCENT = 10
 """Steps of a run that is stopped early after the decision, in percent of the planned ones: a decay of a tenth of the
@@ -47,6 +42,8 @@ class Steps:
         micro_batch_size: Maximum images per forward pass; None: all of a step.
         anneals: A run that is stopped early passes the rest of its schedule in few steps; otherwise it just ends.
         stopped_at: Steps done when the run was stopped early; None: it was not.
+        human: Images with human labels, which come first; the others have labels of teachers. None: all have.
+        human_share: Share of the images of each step that have human labels, if others have not.
     """
 
     images: int
@@ -60,11 +57,13 @@ class Steps:
     micro_batch_size: int | None = None
     anneals: bool = True
     stopped_at: int | None = None
+    human: int | None = None
+    human_share: float = 1.0
 
     @classmethod
     def of(
         cls,
-        settings: TeacherSettings,
+        settings: ModelSettings,
         *,
         images: int,
         seed: int,
@@ -72,6 +71,8 @@ class Steps:
         repeats: tuple[float, ...] = (),
         shapes: tuple[int, ...] = (),
         micro_batch_size: int | None = None,
+        human: int | None = None,
+        human_share: float = 1.0,
     ) -> Steps:
         """Return the steps for a teacher's settings."""
         return cls(
@@ -85,6 +86,8 @@ class Steps:
             shapes=shapes,
             micro_batch_size=micro_batch_size or settings.micro_batch_size,
             anneals=settings.schedule == "cosine",
+            human=human,
+            human_share=human_share,
         )
 
     @property
@@ -129,7 +132,20 @@ class Steps:
         return step / self.per_epoch
 
     def views(self, step: int) -> list[Key]:
-        """Return the views of one step over all processes: images in the shuffled order of its epoch."""
+        """Return the views of one step over all processes: images in the shuffled order of its epoch.
+
+        With labels of teachers each step has the same number of images of both kinds; each kind is used in turn, in
+        passes that are shuffled on their own.
+        """
+        if self.human is not None and 0 < self.human < self.images:
+            return mixed_views(
+                step,
+                human=self.human,
+                others=self.images - self.human,
+                share=self.human_share,
+                batch_size=self.batch_size,
+                seed=self.seed,
+            )
         epoch, within = divmod(step, self.per_epoch)
         order, visits = _order(self.images, self.seed, epoch, self.repeats, self.shapes, self.batch_size)
         some = slice(within * self.batch_size, (within + 1) * self.batch_size)
@@ -187,43 +203,7 @@ def _images_of(images: int, seed: int, epoch: int, repeats: tuple[float, ...]) -
     return draw_images(repeats, rng) if repeats else rng.permutation(images)
 
 
-def shapes_of(dataset: CocoDataset) -> tuple[int, ...]:
-    """Return the aspect ratio class of each image, in steps of a fifth; empty if a size is unknown."""
-    sizes = [(image.height, image.width) for image in dataset.images]
-    known = [(height, width) for height, width in sizes if height and width]
-    return tuple(round(4 * math.log2(height / width)) for height, width in known) if len(known) == len(sizes) else ()
-
-
-def group_by_shape(
-    order: NDArray[np.int64], shapes: NDArray[np.int64], *, size: int, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Reorder images so that those of a step have similar shapes and need little padding.
-
-    Images are reordered within windows of :data:`WINDOW` steps, and steps are shuffled within their window: positions
-    in the epoch, and the composition of steps, remain random.
-
-    Args:
-        order: (N,) images in random order.
-        shapes: (images,) shape classes.
-        size: Images per step.
-        rng: Shuffles the steps of a window.
-
-    >>> shapes = np.array([0, 9, 0, 9, 0, 9])
-    >>> sorted(group_by_shape(np.arange(6), shapes, size=3, rng=np.random.default_rng(0)).reshape(2, 3).tolist())
-    [[0, 2, 4], [1, 3, 5]]
-    """
-    if len(set(shapes.tolist())) < 2:
-        return order
-    parts = []
-    for start in range(0, len(order), WINDOW * size):
-        window = order[start : start + WINDOW * size]
-        whole, rest = np.split(window, [len(window) // size * size])
-        whole = whole[np.argsort(shapes[whole], kind="stable")]
-        parts += [rng.permutation(whole.reshape(-1, size)).ravel(), rest]
-    return np.concatenate(parts)
-
-
-def learning_rate(step: float, total: int, settings: TeacherSettings) -> float:
+def learning_rate(step: float, total: int, settings: ModelSettings) -> float:
     """Return the learning rate of one step (from 0): linear warm-up to the peak, then constant or half a cosine to 0.
 
     The peak is reached by the last step of the warm-up. The cosine is that of SGDR (arXiv 1608.03983) without

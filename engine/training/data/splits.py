@@ -11,6 +11,7 @@ from engine.dataset.splits.divide import images_with_objects
 from engine.results.types import SplitCheck
 from engine.training.data.annotated_splits import AnnotatedSplits, SplitData, check_has_objects
 from engine.training.data.shared_images import check_shared_images
+from engine.training.data.teacher_labelled import TeacherLabelled, joined
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Splits:
         marks: By split and file name, a value that changes with the bytes of an image.
         folds: Splits of each training of a cross-validation; ``train`` and ``val`` then are all images except those of
             ``test``.
+        human: Number of images of ``train`` with human labels, which come first; None: all have.
     """
 
     train: SplitData
@@ -40,6 +42,7 @@ class Splits:
     shared: SplitCheck | None = None
     marks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     folds: tuple[Splits, ...] = ()
+    human: int | None = None
 
     @classmethod
     def of(
@@ -47,6 +50,8 @@ class Splits:
         data: AnnotatedSplits,
         here: Mapping[str, Unreadable] | None = None,
         check: Callable[[], None] = lambda: None,
+        *,
+        labelled: TeacherLabelled | None = None,
     ) -> Self:
         """Return all splits of ``data``, and fetch their images to the disk.
 
@@ -54,6 +59,7 @@ class Splits:
             data: Annotations of the run, divided into splits.
             here: Unusable images of the splits that were fetched before.
             check: Is called regularly meanwhile, in several threads; an exception ends the call.
+            labelled: Further training images with labels of teachers.
 
         Raises:
             DataError: Too many images are unusable, or a split has no objects left.
@@ -66,15 +72,19 @@ class Splits:
         contradictory = {split.dataset.digest: split.dataset.contradictory for split in data.whole.values()}  # by file
         known = {name: identify(check) for name, identify in data.known.items()}
         shared = check_shared_images(known, max_percent=data.config.max_leaked_percent)
+        train, human = splits["train"], None
+        if labelled is not None:
+            train, human = joined(train, labelled.fetch(known, check)), len(train.paths)
         whole = cls(
-            splits["train"],
-            splits.get("val", splits["train"]),
+            train,
+            splits.get("val", train),
             splits.get("test"),
             unreadable=skipped,
             objects_skipped=lost + sum(contradictory.values()),
             images_digest=data.images_digest,
             shared=shared,
             marks={name: dict(zip(one.names, one.marks, strict=False)) for name, one in known.items()},
+            human=human,
         )
         return whole if not data.folds else whole.divided(data)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from engine import stages
-from engine.spec import TeacherName
+from engine.registry import ModelName
 from engine.stages import INSPECTION, Stage
 from teacher_operator.api.spec import API_VERSION, GROUP, KIND
 
@@ -85,12 +85,12 @@ def request_config_map(name: str, uid: str) -> str:
     return f"{name}-request-{uid[:8]}"
 
 
-def trainer_job(name: str, teacher: TeacherName) -> str:
+def trainer_job(name: str, teacher: ModelName) -> str:
     """Return the name of the Job of one teacher."""
     return stage_job(name, stages.training(teacher))
 
 
-def labels(name: str, component: str, teacher: TeacherName | None = None) -> dict[str, str]:
+def labels(name: str, component: str, teacher: ModelName | None = None) -> dict[str, str]:
     """Return the labels of a child; without those of the object, by which GitOps tools would treat it as their own."""
     own = {MANAGED_BY: FIELD_MANAGER, RUN: name, COMPONENT: component}
     return own if teacher is None else own | {TEACHER: teacher.slug}

@@ -8,7 +8,7 @@ from dataclasses import replace
 from engine import stages
 from engine.layout import RunLayout
 from engine.results.outcome import Prepared
-from engine.spec import OnNoGain
+from engine.spec import OnNoGain, TeacherName
 from engine.stages import INSPECTION, Stage
 from teacher_operator.api.names import network_policy, request_config_map, stage_job
 from teacher_operator.api.status import FailureStatus, StageStatus, TeacherFineTuneStatus, TeacherStatus
@@ -126,6 +126,7 @@ def _new_teachers(prepared: Prepared, on_no_gain: OnNoGain, *, now: float) -> li
     return [
         published_teacher(one, published.get(one), needs=prepared.needs, on_no_gain=on_no_gain, now=now)
         for one in prepared.teachers
+        if isinstance(one, TeacherName)
     ]
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tft_objects import MASKS, NOW, disrupted, failed_message, failed_pod, job_of, pod_of, prepared_of, trained_of
 
 from engine.errors import (
+    ArtifactRefusedError,
     BaseModelError,
     ConfigError,
     DataError,
@@ -37,6 +38,7 @@ ENGINE: dict[type[TeacherError], str] = {
     NoProgressError: "NoProgress",
     MachineError: "MachineUnfit",
     NotBetterThanBaseError: "NotBetterThanBase",
+    ArtifactRefusedError: "ArtifactRefused",
     InterruptedTrainingError: "Interrupted",
 }
 

@@ -649,7 +649,7 @@ def test_permanent_failures_are_not_retried_and_disruptions_do_not_count(
 ) -> None:
     job = render_job()
     rules = job["spec"]["podFailurePolicy"]["rules"]
-    never = {"containerName": name, "operator": "In", "values": [40, 41, 45, 48]}
+    never = {"containerName": name, "operator": "In", "values": [40, 41, 45, 48, 49]}
     interrupted = {"containerName": name, "operator": "In", "values": [143]}
     assert rules == [  # the first that matches counts
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from labelling import Bright, Halver, labeller
 
 from engine.dataset.types import Detections
 from engine.errors import OutOfGpuMemoryError
+from engine.labelling.records import image_line
 from engine.models.labeller import DEFAULT_THRESHOLD, Labeller, keep, non_maximum_suppression
 
 
@@ -100,3 +102,18 @@ def test_that_a_teacher_saw_more_than_it_gives_survives_the_threshold_only_if_al
     assert keep(seen, np.asarray([0.7, 0.45], np.float32), nms_iou=0.7).cut
     assert not keep(seen, np.asarray([0.7, 0.55], np.float32), nms_iou=0.7).cut
     assert not keep(replace(seen, cut=False), np.asarray([0.1, 0.1], np.float32), nms_iou=0.7).cut
+
+
+def test_boxes_in_the_band_below_the_threshold_are_marked() -> None:
+    image = np.full((8, 8, 3), 255, np.uint8)
+    (plain,) = labeller(Bright()).label([image])
+    score = float(plain.scores.max())
+    name = labeller(Bright()).classes[int(plain.class_indices[0])]
+    thresholds = {name: score + 0.05}
+    assert len(labeller(Bright(), thresholds=thresholds).label([image])[0]) < len(plain)
+    (found,) = replace(labeller(Bright(), thresholds=thresholds), unsure_share=0.5).label([image])
+    assert found.unsure is not None
+    assert found.unsure[found.scores < score + 0.05].all()
+    line = json.loads(image_line("a.png", (8, 8), found, [1, 2]))
+    assert [one.get("ignore", 0) for one in line["objects"]] == found.unsure.tolist()
+    assert "ignore" not in json.loads(image_line("a.png", (8, 8), plain, [1, 2]))["objects"][0]

@@ -57,6 +57,16 @@ def test_what_is_exchanged_is_the_same_in_all() -> None:
         assert told == {"sum": 4.0, "any": (True, False), "decided": "by 0", "losses": {"loss": 0.5, "l1": 0.25}}
 
 
+def _average(processes: Processes) -> list[list[float]]:
+    tensors = [torch.full((2,), float(processes.rank.index)), torch.tensor([[4.0 * processes.rank.index + 1]])]
+    processes.average(tensors)
+    return [one.flatten().tolist() for one in tensors]
+
+
+def test_statistics_are_averaged_over_all_processes() -> None:
+    assert together(_average) == [[[0.5, 0.5], [3.0]]] * 2
+
+
 def test_one_alone_needs_no_others() -> None:
     parameters = layers(1)
     before = [parameter.grad for parameter in parameters]

@@ -1,0 +1,224 @@
+"""Commands that export models and measure what was exported: optimize, benchmark."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from engine.cli import options
+from engine.cli.display import console, note, show_metrics
+from engine.cli.spec_options import spec_option
+from engine.errors import ConfigError
+from engine.processes.threads import usable_cores
+from engine.spec import ArtifactFormat, ArtifactSpec, Crowds, ExifOrientation, TeacherName
+from engine.spec.bounds import THREADS
+from engine.storage import Storage, default_cache, join
+from engine.text.pydantic_errors import parse
+
+if TYPE_CHECKING:
+    from engine.models.predictor import Predictor
+    from engine.optimization.benchmark import Benchmark
+    from engine.optimization.optimize import Artifacts
+
+ARTIFACT = typer.Option("--artifact", help="File that optimize wrote, such as model.onnx; s3:// or path.")
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads", min=THREADS.low, max=THREADS.high, help="Threads of the runtime; default: all usable cores."
+    ),
+]
+
+
+def optimize(
+    data: Annotated[str, typer.Option("--data", help="COCO JSON; the validation images of the run are measured.")],
+    output: Annotated[str, typer.Option("--output", help="Folder for the artifacts; s3:// or path.")],
+    student: Annotated[str | None, typer.Option("--student", help="Student to export; s3:// or path.")] = None,
+    adapters: Annotated[
+        str | None, typer.Option("--adapters", help="Run or adapter whose tuned teacher is exported; s3:// or path.")
+    ] = None,
+    teacher: Annotated[TeacherName | None, typer.Option("--teacher", help="Teacher of a run with several.")] = None,
+    formats: Annotated[
+        list[ArtifactFormat] | None, typer.Option("--format", help="Format to build; repeatable; default: onnx.")
+    ] = None,
+    max_ap_drop: Annotated[str | None, spec_option(ArtifactSpec, "max_ap_drop")] = None,
+    image_size: Annotated[
+        str | None,
+        typer.Option(
+            "--image-size",
+            metavar="HEIGHTxWIDTH",
+            help="Input of the exported model in pixels; default: no image is smaller than in torch.",
+        ),
+    ] = None,
+    images: options.Images = None,
+    base_model: Annotated[
+        str | None, typer.Option("--base-model", help="Location of the base model, if it has moved since training.")
+    ] = None,
+    threads: Threads = None,
+    crowds: options.CrowdChoice = Crowds.IGNORE,
+    exif_orientation: options.ExifChoice = ExifOrientation.AUTO,
+    endpoint_url: options.Endpoint = None,
+    as_json: options.Json = False,
+) -> None:
+    """Export a student or a tuned teacher, measure each file in its runtime, and refuse what loses AP."""
+    wanted = [
+        parse(ArtifactSpec, {"format": one.value, "maxApDrop": max_ap_drop}, where=f"--format {one}")
+        for one in formats or [ArtifactFormat.ONNX]
+    ]
+    shape = None if image_size is None else size_of(image_size)
+    storage = options.storage(endpoint_url)
+    from engine.optimization.optimize import check_formats, refuse_lossy
+    from engine.optimization.optimize import optimize as build
+    from engine.optimization.source import measuring_images, open_source
+
+    check_formats(wanted)
+    source = open_source(
+        student=student,
+        adapters=adapters,
+        teacher=teacher,
+        base_model=base_model,
+        storage=storage,
+        cache=default_cache(),
+    )
+    measured_on = measuring_images(
+        source.model,
+        data,
+        images,
+        uri=source.uri,
+        crowds=crowds,
+        exif_orientation=exif_orientation,
+        storage=storage,
+        cache=default_cache(),
+    )
+    made = build(
+        source,
+        measured_on,
+        wanted,
+        output,
+        shape=shape,
+        threads=threads or usable_cores(),
+        storage=storage,
+        working=note,
+    )
+    show_artifacts(made)
+    if as_json:
+        typer.echo(made.model_dump_json(indent=2))
+    refuse_lossy(made)
+    if not as_json:
+        typer.echo(join(output, source.slug))
+
+
+def show_artifacts(made: Artifacts) -> None:
+    """Print one row for each artifact, and the precision that ran."""
+    from rich.table import Table
+
+    which = "the validation split" if made.split == "val" else "all images"
+    note(f"{made.model}: AP {made.torch_ap:.3f} in torch on {which} ({made.images} images)")
+    table = Table("format", "setting", "AP", "size", "p50 / p95", "end to end", "computed in", header_style="bold")
+    for one in made.artifacts:
+        speed = one.benchmark
+        if speed is None:
+            table.add_row(one.format.value, one.setting, "–" if one.ap is None else f"{one.ap:.3f}", "refused")
+            continue
+        parts = [f"{latency.p50:.1f} / {latency.p95:.1f} ms" for latency in speed.engine.values()]
+        table.add_row(
+            one.format.value,
+            one.setting,
+            f"{one.ap:.3f}",
+            f"{one.size_bytes / 1e6:.2f} MB",
+            " + ".join(parts),
+            f"{speed.end_to_end.p50:.1f} / {speed.end_to_end.p95:.1f} ms",
+            precisions(speed),
+        )
+    console.print(table)
+    if speeds := [one.benchmark for one in made.artifacts if one.benchmark is not None]:
+        note(f"batch 1, threads: {speeds[0].threads}, {speeds[0].cpu}")
+
+
+def precisions(speed: Benchmark) -> str:
+    """Return the number of matrix products and convolutions in each precision."""
+    return ", ".join(f"{name} {count}" for name, count in sorted(speed.executed.items()))
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """Return height and width of ``480x640``.
+
+    Raises:
+        ConfigError: It is not a size from 32 to 8192 pixels.
+    """
+    numbers = text.lower().split("x")
+    if len(numbers) == 2 and all(one.isdecimal() and 32 <= int(one) <= 8192 for one in numbers):
+        return int(numbers[0]), int(numbers[1])
+    raise ConfigError(f"--image-size {text}: give height and width from 32 to 8192 pixels, such as 480x640")
+
+
+def benchmark(
+    artifact: Annotated[str, ARTIFACT],
+    images: Annotated[
+        str | None, typer.Option("--images", help="Folder with images to run; default: images of noise.")
+    ] = None,
+    threads: Threads = None,
+    endpoint_url: options.Endpoint = None,
+    as_json: options.Json = False,
+) -> None:
+    """Measure the latency of an exported model on this machine, one image at a time."""
+    from engine.optimization.artifact import load_artifact, local_artifact
+    from engine.optimization.benchmark import benchmark as measure
+    from engine.optimization.benchmark import benchmark_samples
+
+    storage = options.storage(endpoint_url)
+    with local_artifact(artifact, storage) as file:
+        loaded = load_artifact(file, threads=threads or usable_cores())
+        samples = benchmark_samples(loaded, images, storage=storage, cache=default_cache())
+        speed = measure(loaded, samples)
+    for role, latency in speed.engine.items():
+        console.print(f"{role}: p50 {latency.p50:.2f} ms, p95 {latency.p95:.2f} ms, {latency.calls} calls")
+    total = speed.end_to_end
+    console.print(f"end to end: p50 {total.p50:.2f} ms, p95 {total.p95:.2f} ms, from the decoded image to detections")
+    console.print(f"{speed.runtime}, threads: {speed.threads}, {speed.cpu}; computed in {precisions(speed)}")
+    if as_json:
+        typer.echo(speed.model_dump_json(indent=2))
+
+
+def evaluate_artifact(
+    artifact: str,
+    data: str,
+    images: str | None,
+    *,
+    crowds: Crowds,
+    exif_orientation: ExifOrientation,
+    storage: Storage,
+    as_json: bool,
+) -> None:
+    """Measure the AP of an artifact in its own runtime."""
+    from engine.evaluation.evaluate import evaluate
+    from engine.optimization.artifact import load_artifact, local_artifact
+    from engine.optimization.source import measuring_images
+
+    with local_artifact(artifact, storage) as file:
+        loaded = load_artifact(file, threads=usable_cores())
+        measured_on = measuring_images(
+            loaded,
+            data,
+            images,
+            uri=None,
+            crowds=crowds,
+            exif_orientation=exif_orientation,
+            storage=storage,
+            cache=default_cache(),
+        )
+        with console.status("measuring the artifact"):
+            metrics = evaluate(loaded, measured_on.dataset, measured_on.load, batch_size=1).metrics
+    show_metrics([(Path(file).name, metrics)])
+    if as_json:
+        typer.echo(json.dumps(metrics.model_dump(), indent=2))
+
+
+def open_artifact(artifact: str, storage: Storage) -> Predictor:
+    """Load an artifact, ready to predict."""
+    from engine.optimization.artifact import load_artifact, local_artifact
+
+    with local_artifact(artifact, storage) as file:
+        return load_artifact(file, threads=usable_cores())

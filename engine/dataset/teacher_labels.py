@@ -1,0 +1,73 @@
+"""Labels of teachers as a dataset to train on: objects with scores, and unsure ones that are ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.dataset.predictions import Predictions
+from engine.dataset.types import CocoAnnotation, CocoDataset, CocoImage
+from engine.errors import DataError
+from engine.text.safe_text import listed
+
+
+def teacher_labels(found: Predictions, classes: Sequence[str], *, min_score: float, where: str) -> CocoDataset:
+    """Return the labels as objects with scores.
+
+    Objects that the labels mark as unsure, or whose score is below ``min_score``, are ignored in training. An image
+    without objects is an example of background.
+
+    Args:
+        found: Labels by file name.
+        classes: Class names in the order of class indices; objects of others are left out.
+        min_score: Lowest score of an object to learn.
+        where: Name of the file in messages.
+
+    Raises:
+        DataError: No class is among ``classes``.
+    """
+    index = {name: number for number, name in enumerate(classes)}
+    known = [index.get(name, -1) for name in found.classes]
+    if all(number < 0 for number in known):
+        raise DataError(
+            f"{where} has labels of {listed(found.classes)}, and none of the classes of the dataset, "
+            f"{listed(classes)}: give labels of a teacher that was tuned on this dataset"
+        )
+    images, annotations = [], []
+    for number, (name, objects) in enumerate(found.seen.items()):
+        width, height = found.sizes[name]
+        images.append(CocoImage(number, name, width, height))
+        sure = ~found.unsure[name] & (objects.scores >= min_score)
+        annotations.append(
+            tuple(
+                CocoAnnotation(
+                    id=position,
+                    class_index=known[label],
+                    box_xyxy=(box[0], box[1], box[2], box[3]),
+                    area=(box[2] - box[0]) * (box[3] - box[1]),
+                    iscrowd=False,
+                    score=float(np.clip(score, 0, 1)),
+                    ignored=not kept,
+                )
+                for position, (box, label, score, kept) in enumerate(
+                    zip(
+                        _clipped(objects.boxes_xyxy, width, height).tolist(),
+                        objects.class_indices.tolist(),
+                        objects.scores.tolist(),
+                        sure.tolist(),
+                        strict=True,
+                    )
+                )
+                if known[label] >= 0 and box[2] > box[0] and box[3] > box[1]
+            )
+        )
+    ids = tuple(range(1, len(classes) + 1))
+    return CocoDataset(tuple(images), tuple(annotations), tuple(classes), ids)
+
+
+def _clipped(boxes: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
+    """Return corners inside the image, if its size is known."""
+    limits = np.array([width, height, width, height], np.float32)
+    return np.clip(boxes, 0, limits if width and height else None)

@@ -1,0 +1,44 @@
+"""Labels the unlabelled images of a distillation with its teacher, in a process of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from engine.errors import EXIT_ERRORS, InterruptedTrainingError, TeacherError
+from engine.manifest import DistillManifest
+from engine.processes import child_process
+from engine.processes.supervisor import Child, supervise
+from engine.runner.stage_process import STOPPED
+from engine.storage import join
+
+UNSURE_SHARE = "0.5"
+
+
+def label_unlabelled(manifest: DistillManifest) -> DistillManifest:
+    """Let the teacher label the unlabelled images, and return the manifest with the labels instead of the teacher.
+
+    The labels are kept next to the runs; the same request finds them, and resumes an interrupted labelling. Without a
+    teacher nothing is done.
+
+    Raises:
+        TeacherError: Labelling failed; the class is that of its exit code.
+    """
+    spec, unlabelled = manifest.spec, manifest.spec.unlabelled
+    if spec.teacher is None or unlabelled is None:
+        return manifest
+    share = unlabelled.unsure_share or UNSURE_SHARE
+    key = hashlib.sha256(json.dumps([spec.teacher, unlabelled.images, share]).encode()).hexdigest()[:12]
+    labels = join(spec.output, manifest.name, "labels", f"{key}.json")
+    words = ["label", "--adapters", spec.teacher, "--images", str(unlabelled.images), "--output", labels]
+    words += ["--unsure", share]
+    if spec.storage.endpoint_url is not None:
+        words += ["--endpoint-url", spec.storage.endpoint_url]
+    child = Child(child_process.command(*words), child_process.environment())
+    ended = supervise([child], on_line=lambda line: None)
+    if ended.exit_code != 0:
+        code = ended.exit_code
+        error = InterruptedTrainingError if code in STOPPED else EXIT_ERRORS.get(code, TeacherError)
+        raise error(f"labelling {unlabelled.images} with {spec.teacher} failed: see its messages above")
+    given = unlabelled.model_copy(update={"labels": labels, "unsure_share": None})
+    return manifest.model_copy(update={"spec": spec.model_copy(update={"teacher": None, "unlabelled": given})})

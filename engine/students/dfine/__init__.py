@@ -1,0 +1,1 @@
+"""D-FINE: a small detector of boxes."""

@@ -1,0 +1,221 @@
+"""D-FINE: boxes of a fixed list of classes.
+
+Logits, boxes and distributions come from transformers; the objective is implemented in
+:mod:`engine.students.dfine.criterion`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from engine.dataset.images.preprocessing import ScaledTransform, from_cxcywh_normalized, to_cxcywh_normalized
+from engine.dataset.types import Detections, Sample
+from engine.errors import ConfigError
+from engine.models.model import Batch, Example, to_device
+from engine.models.student import Student
+from engine.storage.base_model_identity import CONFIG, PREPROCESSOR
+from engine.students.dfine.criterion import (
+    TERMS,
+    Bins,
+    Queries,
+    Targets,
+    denoising_losses,
+    detection_losses,
+)
+from engine.students.dfine.distributions import bin_offsets
+from engine.students.dfine.loading import build, load_base
+from engine.students.dfine.settings import DFineSettings
+from engine.students.dfine.sizes import IMAGE_SIZES
+from engine.students.dfine.traits import DFINE
+from engine.traits import StudentTraits
+
+DEFAULT_SIZE = "nano"
+DEFAULT_IMAGE_SIZE = (640, 640)
+
+FIELDS = ("labels", "boxes", "scores", "ignored_labels", "ignored_boxes", "ignored_crowds")
+"""Fields of :class:`Targets`, in a batch lists of one tensor per image."""
+
+
+class DFine(Student):
+    """D-FINE (arXiv:2410.13842) with the classes of one dataset."""
+
+    traits: ClassVar[StudentTraits] = DFINE
+
+    model: Any
+
+    def __init__(
+        self, model: Any, *, classes: Sequence[str], settings: DFineSettings, image_size: tuple[int, int]
+    ) -> None:
+        self.model = model.eval()
+        self.classes = tuple(classes)
+        self.settings: DFineSettings = settings
+        self.image_size = image_size
+        _check_image_size(model.config, image_size)
+        self.transform = ScaledTransform(*image_size)
+
+    @classmethod
+    def load(cls, folder: Path | None, *, classes: Sequence[str], settings: DFineSettings) -> Self:
+        """See :meth:`Student.load`."""
+        if folder is None:
+            size = settings.size or DEFAULT_SIZE
+            model, image_size = build(size, classes, settings), IMAGE_SIZES[size]
+        else:
+            model, image_size = load_base(folder, classes, settings), DEFAULT_IMAGE_SIZE
+        return cls(model, classes=classes, settings=settings, image_size=settings.image_size or image_size)
+
+    def is_trained(self, parameter: str) -> bool:
+        """Return False for the two constants of the bins."""
+        return not parameter.endswith(("decoder.up", "decoder.reg_scale"))
+
+    def rate_share(self, parameter: str) -> float:
+        """See :meth:`Model.rate_share`."""
+        return self.settings.backbone_rate if parameter.startswith("model.backbone.") else 1.0
+
+    def files(self) -> dict[str, bytes]:
+        """See :meth:`Student.files`."""
+        self.model.config.architectures = [type(self.model).__name__]
+        height, width = self.image_size
+        preprocessor = {
+            "image_processor_type": "RTDetrImageProcessor",
+            "do_resize": True,
+            "size": {"height": height, "width": width},
+            "resample": 2,
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": False,
+            "do_pad": False,
+        }
+        return {
+            CONFIG: self.model.config.to_json_string(use_diff=False).encode(),
+            PREPROCESSOR: (json.dumps(preprocessor, indent=2) + "\n").encode(),
+        }
+
+    def example(self, sample: Sample, rng: np.random.Generator) -> Example:
+        """Preprocess one image and its objects.
+
+        Returns:
+            ``pixel_values`` (3, H, W) float32, and the fields of :class:`Targets`.
+        """
+        ignored = sample.is_crowd | sample.ignored
+        kept = ~ignored
+        boxes = torch.from_numpy(to_cxcywh_normalized(sample.boxes_xyxy, *sample.image.shape[:2]))
+        labels, crowds = torch.from_numpy(sample.class_indices), torch.from_numpy(sample.is_crowd)
+        return {
+            "pixel_values": torch.from_numpy(self.transform.image(sample.image)),
+            "labels": labels[kept],
+            "boxes": boxes[kept],
+            "scores": torch.from_numpy(sample.object_scores)[kept],
+            "ignored_labels": labels[ignored],
+            "ignored_boxes": boxes[ignored],
+            "ignored_crowds": crowds[ignored],
+        }
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Return ``pixel_values`` (B, 3, H, W), and a list of B tensors of each field of :class:`Targets`."""
+        fields = {name: [example[name] for example in examples] for name in FIELDS}
+        return {"pixel_values": torch.stack([example["pixel_values"] for example in examples]), **fields}
+
+    def count(self, batch: Batch) -> float:
+        """Return the number of objects in the batch."""
+        return float(sum(len(boxes) for boxes in batch["boxes"]))
+
+    def loss(self, batch: Batch, *, count: float) -> dict[str, Tensor]:
+        """See :meth:`Model.loss`; parts are the terms of :mod:`engine.students.dfine.criterion`.
+
+        Gradients depend on how a step is divided into micro-batches, since batch normalization uses the statistics of
+        each, and the number of denoising queries follows from its largest number of objects.
+        """
+        targets = [Targets(*one) for one in zip(*(batch[name] for name in FIELDS), strict=True)]
+        known = [{"class_labels": one.labels, "boxes": one.boxes} for one in targets]
+        outputs = self.model.model(batch["pixel_values"], labels=known)
+        with torch.autocast(self.device.type, enabled=False):
+            parts = self._losses(outputs, targets, count=count)
+        weights = [getattr(self.settings, f"{name}_weight") for name in ("classification", "l1", "giou", "fgl", "ddf")]
+        total = torch.stack([weight * parts[term] for weight, term in zip(weights, TERMS, strict=True)]).sum()
+        return {"loss": total, **{term: value.detach() for term, value in parts.items()}}
+
+    def _losses(self, outputs: Any, targets: Sequence[Targets], *, count: float) -> dict[str, Tensor]:
+        bins, meta = self._bins(), outputs.denoising_meta_values
+        proposals = outputs.enc_topk_logits.float(), outputs.enc_topk_bboxes.float()
+        if meta is None:
+            return detection_losses(_queries(outputs), proposals, targets, bins=bins, count=count)
+        split = meta["dn_num_split"][0]
+        own = detection_losses(_queries(outputs, slice(split, None)), proposals, targets, bins=bins, count=count)
+        groups = meta["dn_num_group"]
+        matches = [
+            (positive.cpu(), torch.arange(len(one.labels)).repeat(groups))
+            for positive, one in zip(meta["dn_positive_idx"], targets, strict=True)
+        ]
+        noisy = denoising_losses(
+            _queries(outputs, slice(0, split)), matches, targets, bins=bins, groups=groups, count=count
+        )
+        return {term: own[term] + noisy[term] for term in TERMS}
+
+    def _bins(self) -> Bins:
+        config = self.model.config
+        offsets = bin_offsets(config.max_num_bins, bound=config.up, scale=config.reg_scale)
+        return Bins(offsets.to(self.device), float(config.reg_scale))
+
+    @torch.no_grad()
+    def predict(self, samples: Sequence[Sample]) -> list[Detections]:
+        """Detect all classes in original images: the best pairs of query and class, as published."""
+        if self.silent:
+            return [_detections(*(np.empty((0, 4)), np.empty(0), np.empty(0, np.int64)), size=(1, 1)) for _ in samples]
+        network: nn.Module = self.predictor
+        training = network.training
+        network.eval()
+        pixels = torch.stack([torch.from_numpy(self.transform.image(sample.image)) for sample in samples])
+        outputs: Any = network(to_device(pixels, self.device))
+        network.train(training)
+        scores, best = (
+            outputs.logits.float()
+            .sigmoid()
+            .flatten(1)
+            .topk(min(self.settings.max_detections, outputs.logits[0].numel()))
+        )
+        classes = outputs.logits.shape[-1]
+        boxes = outputs.pred_boxes.float().gather(1, (best // classes)[..., None].expand(-1, -1, 4))
+        found = (values.cpu().numpy() for values in (boxes, scores, best % classes))
+        return [_detections(*one, size=sample.image.shape[:2]) for *one, sample in zip(*found, samples, strict=True)]
+
+
+def _check_image_size(config: Any, image_size: tuple[int, int]) -> None:
+    """Check that the feature maps have a position for each query.
+
+    Raises:
+        ConfigError: They are too small.
+    """
+    height, width = image_size
+    positions = sum((height // stride) * (width // stride) for stride in config.feat_strides)
+    if positions < config.num_queries:
+        raise ConfigError(
+            f"image_size {height} x {width} has {positions} positions, and D-FINE chooses {config.num_queries} queries "
+            "from them: set a larger image_size, or a smaller size of the student"
+        )
+
+
+def _queries(outputs: Any, some: slice = slice(None)) -> Queries:
+    """Return the predictions of some queries, layer by layer, in 32 bit."""
+    edges = outputs.intermediate_predicted_corners[:, :, some].float().transpose(0, 1)
+    return Queries(
+        logits=outputs.intermediate_logits[:, :, some].float().transpose(0, 1),
+        boxes=outputs.intermediate_reference_points[:, :, some].float().transpose(0, 1),
+        edges=edges.unflatten(-1, (4, -1)),
+        initial=outputs.initial_reference_points[:, 0, some].float(),
+    )
+
+
+def _detections(boxes: Any, scores: Any, classes: Any, *, size: tuple[int, int]) -> Detections:
+    """Convert the candidates of one image to pixels of the original of ``size`` (height, width)."""
+    return Detections(
+        boxes_xyxy=from_cxcywh_normalized(boxes, *size),
+        scores=scores.astype(np.float32),
+        class_indices=classes.astype(np.int64),
+    )

@@ -1,0 +1,20 @@
+"""Settings of D-FINE; defaults are in ``defaults.yaml``."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from engine.config.base import MOST
+from engine.config.students import StudentSettings
+
+
+class DFineSettings(StudentSettings):
+    """D-FINE: boxes of a fixed list of classes."""
+
+    classification_weight: float = Field(ge=0, description="of the varifocal loss over classes")
+    l1_weight: float = Field(ge=0, description="of the L1 loss on boxes")
+    giou_weight: float = Field(ge=0, description="of the generalized IoU loss on boxes")
+    fgl_weight: float = Field(ge=0, description="of the fine-grained localization loss on the edges of boxes")
+    ddf_weight: float = Field(ge=0, description="of the distillation of edges from the last decoder layer")
+    denoising: int = Field(ge=0, le=1000, description="denoising queries in training; 0: none")
+    max_detections: int = Field(ge=1, le=MOST, description="boxes kept per image, best first")

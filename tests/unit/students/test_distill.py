@@ -1,0 +1,268 @@
+"""``teacher distill`` and ``engine.distill``: from a request to a published student."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from toy import toy_sample, write_toy_data
+from typer.testing import CliRunner
+
+import engine
+from engine.cli.app import app
+from engine.config.distill import generate_distill_config
+from engine.dataset import inspect_dataset
+from engine.dataset.predictions import load_predictions
+from engine.dataset.teacher_labels import teacher_labels
+from engine.errors import ConfigError, DataError
+from engine.manifest import DistillManifest, load, load_manifest
+from engine.models.model import Batch, Example
+from engine.processes.launch import Rank
+from engine.processes.supervisor import Child, Ended
+from engine.registry import StudentName
+from engine.results.run_files import read_metadata
+from engine.runner import begin, label_unlabelled, prepare
+from engine.spec.distill import DistillSpec
+from engine.storage import Storage
+from engine.students import DFine
+from engine.training.data.sampler import Steps
+from engine.training.publish import train_and_publish
+
+SMALL = {
+    "students.*.image_size": "[64, 64]",
+    "students.*.denoising": "10",
+    "students.*.evaluations": "1",
+    "training.workers": "0",
+    "augmentation.intensity": "none",
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy_data(tmp_path_factory.mktemp("squares") / "all.json", range(12))
+
+
+def manifest(data: Path, output: Path, **student: Any) -> str:
+    spec = {
+        "dataset": {"annotations": str(data)},
+        "output": str(output),
+        "student": {"size": "femto", "epochs": 1, "batchSize": 4} | student,
+        "settings": SMALL,
+    }
+    whole = {"apiVersion": "finetune.dev/v1alpha1", "kind": "StudentDistill", "metadata": {"name": "edge"}}
+    return yaml.safe_dump(whole | {"spec": spec})
+
+
+def command(*arguments: str | Path) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_a_manifest_is_trained_and_its_student_loaded(data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "student.yaml"
+    file.write_text(manifest(data, tmp_path / "output"))
+    done = command("distill", "-f", file, "--work-dir", tmp_path / "work")
+    assert done.exit_code == 0, done.output
+    root = done.stdout.strip().splitlines()[-1]
+    student = engine.load_student(root, device="cpu")
+    assert student.classes == ("red", "green")
+    assert len(student.predict([toy_sample(0)])[0]) > 0
+    again = command("distill", "-f", file, "--work-dir", tmp_path / "work")
+    assert "published already" in again.output
+    assert again.stdout.strip().splitlines()[-1] == root
+
+
+def test_flags_manifest_and_python_plan_the_same_run(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = []
+
+    def caught(info: Any, runs: Any, *args: Any, **options: Any) -> None:
+        planned.append(runs[0].config)
+        raise ConfigError("caught")
+
+    monkeypatch.setattr("engine.runner.run_stages", caught)
+    file = tmp_path / "student.yaml"
+    file.write_text(manifest(data, tmp_path / "output"))
+    command("distill", "-f", file)
+    settings = [word for path, value in SMALL.items() for word in ("--set", f"{path}={value}")]
+    flags = ["--data", data, "--output", tmp_path / "output", "--name", "edge", "--size", "femto"]
+    command("distill", *flags, "--epochs", "1", "--batch-size", "4", *settings)
+    student = {"size": "femto", "epochs": 1, "batch_size": 4}
+    with pytest.raises(ConfigError, match="caught"):
+        engine.distill(data, output=tmp_path / "output", name="edge", student=student, settings=SMALL)
+    assert len({config.run_id for config in planned}) == 1
+    assert planned[0] == planned[1] == planned[2]
+
+
+def test_unset_values_follow_from_the_data(data: Path, tmp_path: Path) -> None:
+    spec = DistillSpec.model_validate({"dataset": {"annotations": str(data)}, "output": str(tmp_path)})
+    config = generate_distill_config(inspect_dataset(data), spec)
+    settings = config.students.dfine  # type: ignore[attr-defined]
+    assert (settings.size, settings.batch_size, settings.epochs) == ("nano", 8, 300)
+    assert config.labels is None
+    assert re.fullmatch("[0-9a-f]{12}", config.run_id)
+
+
+@pytest.mark.parametrize(
+    ("student", "message"),
+    [
+        ({"size": "femto", "baseModel": "some/base"}, "give either size or baseModel"),
+        ({"revision": "main"}, "revision goes with baseModel"),
+        ({"name": "YOLO"}, "'YOLO' is not allowed (known here: DFine)"),
+        ({"epochs": 0}, "must be at least 1, found 0"),
+    ],
+)
+def test_a_wrong_student_is_refused(data: Path, tmp_path: Path, student: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load(DistillManifest, manifest(data, tmp_path, **student), where="student.yaml")
+
+
+def test_a_manifest_of_the_other_command_is_refused_with_its_name(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="found 'StudentDistill': teacher distill reads it"):
+        load_manifest(manifest(data, tmp_path), where="student.yaml")
+
+
+def test_a_setting_outside_the_groups_is_refused() -> None:
+    spec = {"dataset": {"annotations": "a.json"}, "output": "o", "settings": {"teachers.*.epochs": "1"}}
+    with pytest.raises(ValueError, match=r"there is no setting 'teachers\.\*\.epochs'"):
+        DistillSpec.model_validate(spec)
+
+
+def write_labels(file: Path, indices: range, *, score: float = 0.8, ignored: frozenset[int] = frozenset()) -> Path:
+    """Labels of a teacher that finds each square."""
+    write_toy_data(file, indices)
+    coco = json.loads(file.read_text())
+    for found in coco["annotations"]:
+        found["score"] = score
+        if found["image_id"] in ignored:
+            found["ignore"] = 1
+    file.write_text(json.dumps(coco))
+    return file
+
+
+def test_labels_of_a_teacher_join_the_human_ones(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images 8 to 11 have human labels, in any split: only the others are added."""
+    labels = write_labels(tmp_path / "labels" / "labels.json", range(8, 20), ignored=frozenset({15}))
+    seen: list[Batch] = []
+    own = DFine.collate
+
+    def collate(self: DFine, examples: Sequence[Example]) -> Batch:
+        batch = own(self, examples)
+        seen.append(batch)
+        return batch
+
+    monkeypatch.setattr(DFine, "collate", collate)
+    spec = DistillSpec.model_validate(
+        {
+            "dataset": {"annotations": str(data)},
+            "output": str(tmp_path / "output"),
+            "student": {"size": "femto", "epochs": 1, "batchSize": 4},
+            "unlabelled": {"labels": str(labels), "humanShare": "0.25"},
+            "settings": SMALL,
+        }
+    )
+    manifest = DistillManifest(name="edge", spec=spec)
+    info, runs = prepare(manifest, Storage())
+    begin(info, runs, Storage())
+    notes: list[str] = []
+    train_and_publish(
+        runs[0],
+        storage=Storage(),
+        listener=lambda event: notes.append(event.message),
+        work_dir=tmp_path / "work",
+        cache=tmp_path / "cache",
+    )
+    assert "training on 10 images with human labels and 8 with labels of teachers" in notes
+    assert len(seen) == 5
+    for batch in seen:
+        scores = torch.cat(batch["scores"])
+        assert (scores == 1).sum() == 1, "one of four images has a human label"
+        assert ((scores == 1) | torch.isclose(scores, torch.tensor(0.8))).all()
+    unsure = sum(len(labels) for batch in seen for labels in batch["ignored_labels"])
+    assert 0 < unsure < len(seen) * 3
+    assert read_metadata(runs[0].layout, Storage()).teachers[0].labelled_images == 8
+    assert "Teachers labelled 8 of the training images" in Path(runs[0].layout.report).read_text()
+    split = json.loads(Path(runs[0].layout.teacher(StudentName.DFINE), "splits.json").read_text())["splits"]
+    assert {one["file_name"] for one in split["train"]} >= {f"labels/{number}.png" for number in range(12, 20)}
+    assert not any(one["file_name"].startswith("labels/") for one in split["val"])
+
+
+def test_labels_without_scores_or_of_other_classes_are_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no score"):
+        load_predictions(str(data), storage=Storage())
+    labels = load_predictions(str(write_labels(tmp_path / "labels.json", range(2))), storage=Storage())
+    with pytest.raises(DataError, match="none of the classes of the dataset, blue"):
+        teacher_labels(labels, ["blue"], min_score=0, where="labels.json")
+
+
+def test_objects_below_the_lowest_score_are_ignored(tmp_path: Path) -> None:
+    file = write_labels(tmp_path / "labels.json", range(2), score=0.4)
+    labels = load_predictions(str(file), storage=Storage())
+    for lowest, ignored in ((0.3, False), (0.5, True)):
+        dataset = teacher_labels(labels, ["green", "red"], min_score=lowest, where="labels.json")
+        assert [one.ignored for objects in dataset.annotations for one in objects] == [ignored] * 2
+        assert [one.score for objects in dataset.annotations for one in objects] == pytest.approx([0.4] * 2)
+
+
+def test_each_step_has_the_same_share_of_human_labels_on_any_number_of_processes() -> None:
+    steps = Steps(images=10, batch_size=4, epochs=6, evaluations=1, seed=3, human=3, human_share=0.5)
+    used: Counter[int] = Counter()
+    for step in range(steps.total):
+        views = steps.views(step)
+        assert sum(index < 3 for _, index in views) == 2
+        assert sorted(views) == sorted(
+            view for rank in range(2) for batch in replace(steps, rank=Rank(rank, 2)).batches(step) for view in batch
+        )
+        used.update(index for _, index in views)
+    assert max(used[index] for index in range(3)) - min(used[index] for index in range(3)) <= 1
+    assert max(used[index] for index in range(3, 10)) - min(used[index] for index in range(3, 10)) <= 1
+
+
+def test_a_teacher_labels_the_unlabelled_images_first(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[Sequence[str]] = []
+
+    def supervised(children: Sequence[Child], **options: Any) -> Ended:
+        commands.append(children[0].command)
+        return Ended(0, None)
+
+    monkeypatch.setattr("engine.runner.unlabelled.supervise", supervised)
+    unlabelled = {"images": str(tmp_path / "yard"), "humanShare": "0.3"}
+    spec = {"dataset": {"annotations": str(data)}, "output": str(tmp_path), "teacher": "run", "unlabelled": unlabelled}
+    manifest = DistillManifest(name="edge", spec=DistillSpec.model_validate(spec))
+    found = label_unlabelled(manifest).spec
+    (words,) = commands
+    labels = words[words.index("--output") + 1]
+    assert words[words.index("--adapters") + 1] == "run"
+    assert words[words.index("--unsure") + 1] == "0.5"
+    assert found.teacher is None
+    assert found.unlabelled is not None
+    assert (found.unlabelled.labels, found.unlabelled.human_share) == (labels, "0.3")
+    assert label_unlabelled(manifest.model_copy(update={"spec": found})).spec == found
+    assert len(commands) == 1
+    monkeypatch.setattr("engine.runner.unlabelled.supervise", lambda children, **options: Ended(41, None))
+    with pytest.raises(DataError, match=r"labelling .*yard with run failed"):
+        label_unlabelled(manifest)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teacher": "run"}, "teacher labels images: give their folder"),
+        ({"unlabelled": {"images": "yard"}}, "give either a teacher"),
+        ({"teacher": "run", "unlabelled": {"images": "yard", "labels": "labels.json"}}, "give either a teacher"),
+        ({"unlabelled": {"labels": "labels.json", "unsureShare": "0.5"}}, "unsureShare is for a teacher"),
+    ],
+)
+def test_labels_have_one_source(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DistillSpec.model_validate({"dataset": {"annotations": "a.json"}, "output": "o"} | changes)
