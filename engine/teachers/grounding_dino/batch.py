@@ -20,12 +20,13 @@ STRIDES = (8, 16, 32, 64)
 def canvas(height: int, width: int, *, places: int) -> tuple[int, int]:
     """Return the size to pad to, so that the feature maps have at least ``places`` positions to choose queries from.
 
-    Only a very narrow image has fewer: its shorter side is extended.
+    Only a very narrow image has fewer: its shorter side is extended. Backbones that round down need a position at
+    stride 32.
 
     >>> canvas(800, 1333, places=900), canvas(13, 1333, places=900)
-    ((800, 1333), (37, 1333))
+    ((800, 1333), (45, 1333))
     """
-    while sum(-(-height // stride) * -(-width // stride) for stride in STRIDES) < places:
+    while min(height, width) < STRIDES[2] or sum((height // s) * (width // s) for s in STRIDES) < places:
         height, width = (height + STRIDES[0], width) if height <= width else (height, width + STRIDES[0])
     return height, width
 
