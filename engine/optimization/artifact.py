@@ -67,7 +67,7 @@ class Artifact:
         # Masks are upscaled by torch, as for the teachers; an artifact that finds boxes needs no torch.
         import torch
 
-        from engine.teachers.sam.masks import encode, original_masks, to_detections
+        from engine.models.prompted_masks import encode, original_masks, to_detections
 
         feeds, geometry = prepare(self.card.preprocessing, sample.image)
         prompts = np.flatnonzero(~sample.is_crowd)

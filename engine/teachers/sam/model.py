@@ -2,7 +2,7 @@
 
 Masks and predicted IoUs come from transformers; prompts, objective and the conversion to original pixels are
 implemented in :mod:`engine.teachers.sam.prompts`, :mod:`engine.teachers.sam.loss` and
-:mod:`engine.teachers.sam.masks`.
+:mod:`engine.models.prompted_masks`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from engine.models.detected_boxes import detected_boxes
 from engine.models.feature_cache import picture
 from engine.models.graphs import Graph
 from engine.models.lora import merged
+from engine.models.prompted_masks import encode, original_masks, to_detections
 from engine.teachers.sam.batch import collate, collate_pictures
 from engine.teachers.sam.checkpoint import convert_original, export_original, loading_code
 from engine.teachers.sam.cross_attention import reorder_cross_attention
@@ -34,7 +35,6 @@ from engine.teachers.sam.image_encoder import first_stages, last_stages, stages
 from engine.teachers.sam.loading import load_base
 from engine.teachers.sam.lora_presets import SAM_NAMES, ModuleNames, preset_targets
 from engine.teachers.sam.loss import sam_losses
-from engine.teachers.sam.masks import encode, original_masks, to_detections
 from engine.teachers.sam.prompts import draw_points, jitter_boxes, take_turns, targets_of
 from engine.teachers.sam.settings import SamSettings
 from engine.teachers.sam.traits import SAM

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from engine.dataset.images.preprocessing import Geometry, LongestEdgeTransform, SquareTransform
+from engine.models.prompted_masks import original_masks
 from engine.teachers.sam.lora_presets import ModuleNames
-from engine.teachers.sam.masks import original_masks
 from engine.teachers.sam.model import Sam
 from engine.teachers.sam.settings import SamSettings
 from engine.teachers.sam2.image_encoder import encode, is_frozen, unpacked

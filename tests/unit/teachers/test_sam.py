@@ -18,7 +18,7 @@ from tiny_sam import IMAGE_SIZE, original_sam, random_sam, sam_settings, save_sa
 from torch import nn
 from transformers import SamConfig, SamModel
 
-import engine.teachers.sam.masks
+import engine.models.prompted_masks
 import engine.teachers.sam.model
 from engine.config import LoraSettings
 from engine.dataset import load_dataset, load_sample
@@ -158,7 +158,7 @@ def test_what_is_seen_in_an_image_does_not_depend_on_those_beside_it(teacher: Sa
     together = teacher.predict(samples)
     assert [len(seen) for seen in together][1::2] == [0, 0]
     monkeypatch.setattr(engine.teachers.sam.model, "PROMPTS_AT_ONCE", 2)
-    monkeypatch.setattr(engine.teachers.sam.masks, "PIXELS_AT_ONCE", 1)
+    monkeypatch.setattr(engine.models.prompted_masks, "PIXELS_AT_ONCE", 1)
     for sample, seen in zip(samples, together, strict=True):
         alone = teacher.predict([sample])[0]
         assert alone.prompt_indices.tolist() == seen.prompt_indices.tolist()

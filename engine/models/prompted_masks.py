@@ -1,4 +1,4 @@
-"""Convert the output of SAM's decoder to RLE masks of the original image."""
+"""Convert the logits of prompted masks, as SAM decodes them, to RLE masks of the original image."""
 
 from __future__ import annotations
 
