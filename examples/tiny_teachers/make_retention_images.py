@@ -123,10 +123,10 @@ def write(folder: Path, photos: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(SCENES):
-        pixels, shapes = draw_scene(
-            np.random.default_rng((SEED, i)), SIZE, dense=False, colored=True, smallest=0.14, most=7
-        )
-        named = [shape for shape in shapes if shape.name in SYNONYMS]
+        rng, named = np.random.default_rng((SEED, i)), []
+        while not named:
+            pixels, shapes = draw_scene(rng, SIZE, dense=False, colored=True, smallest=0.14, most=7)
+            named = [shape for shape in shapes if shape.name in SYNONYMS]
         masks = [(s.name, coco_mask.encode(np.asfortranarray(s.mask.astype(np.uint8)))) for s in named]
         add(Image.fromarray(pixels), f"scene-{i:02}.jpg", masks)
     for file_name, (scale, outlines) in PHOTOS.items():
