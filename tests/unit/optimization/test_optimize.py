@@ -102,7 +102,7 @@ def test_an_artifact_is_published_with_what_was_measured(artifacts) -> None:
 def test_the_file_describes_itself(artifacts, teacher) -> None:
     card = load_artifact(artifacts[1] / "model.onnx", threads=1).card
     assert card.classes == teacher.classes
-    assert (card.preprocessing.resize, card.preprocessing.shortest_edge) == ("shortest_edge", 128)
+    assert (card.preprocessing.resize, card.preprocessing.shortest_edge) == ("shortest_edge", 256)
     assert (card.preprocessing.height, card.preprocessing.width) == teacher.transform.plan(*SIZE).resized
 
 

@@ -50,7 +50,7 @@ def test_the_built_in_probe_has_drawn_things_and_photographs(tmp_path: Path, mas
     probe = probe_of(tmp_path, "forklift", masks=masks)
     assert probe is not None
     assert probe.source == BUILT_IN
-    assert {"circle", "star", "cat", "person", "cup"} <= set(probe.split.dataset.classes)
+    assert {"apple", "star", "cat", "person", "cup"} <= set(probe.split.dataset.classes)
     assert len(probe.split.dataset) == 25
     assert probe.split.sample(0, with_masks=False).image.shape == (240, 320, 3)
 
