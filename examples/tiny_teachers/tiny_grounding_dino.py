@@ -47,7 +47,7 @@ def tiny_model(vocabulary: int) -> GroundingDinoForObjectDetection:
 def initialize(model: GroundingDinoForObjectDetection) -> None:
     """Initialize weights as DETR and Grounding DINO do; the library's initialization is not meant for training.
 
-    Text features are the random embedding of each token, whatever stands next to it, and stay so (:func:`freeze_text`):
+    Text features are the random embedding of each token without its context, and stay so (:func:`freeze_text`):
     they are almost orthogonal, so that words cannot become alike, and a word that no scene has used is like any other.
     """
     for name, module in model.named_modules():
