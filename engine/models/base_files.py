@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,47 @@ def read_config(folder: Path, kinds: Collection[str]) -> Json:
             if not math.isfinite(value) or abs(value) > most:
                 raise BaseModelError(f"{path}: {name} is {str(value)[:80]}, and no base has more than {most:,}")
     return config
+
+
+@contextmanager
+def refuse_unloadable(folder: Path, title: str) -> Iterator[None]:
+    """Raise what the library raises for untrusted files, which may be anything, as :class:`BaseModelError`.
+
+    Args:
+        folder: Folder of the model.
+        title: Name of the kind of model in the message.
+    """
+    try:
+        yield
+    except BaseModelError:
+        raise
+    except Exception as error:
+        raise BaseModelError(f"{folder} holds no {title} that can be loaded: {shortened(error)}") from error
+
+
+def load_weights(library: Any, folder: Path, config: Any, **options: Any) -> tuple[Any, Json]:
+    """Return a model in 32 bit on the CPU, and the library's report of missing and other weights.
+
+    Args:
+        library: Class of transformers.
+        folder: Folder of the model; only its safetensors are read.
+        config: Configuration of the model; one that is larger than the weights is refused.
+        options: Further arguments of ``from_pretrained``.
+
+    Raises:
+        BaseModelError: The model is larger than its weights.
+    """
+    check_size(folder, lambda: library(config))
+    model, report = library.from_pretrained(
+        folder,
+        config=config,
+        dtype=torch.float32,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+        **options,
+    )
+    return model, report
 
 
 def check_size(folder: Path, make: Callable[[], nn.Module]) -> None:

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import DFineConfig, DFineForObjectDetection
 
-from engine.errors import BaseModelError, ConfigError
-from engine.models.base_files import check_loaded, check_size, read_config, shortened
+from engine.errors import ConfigError
+from engine.models.base_files import check_loaded, load_weights, read_config, refuse_unloadable
 from engine.students.dfine.settings import DFineSettings
 from engine.students.dfine.sizes import IMAGE_SIZES, class_settings, random_config
 
@@ -43,25 +42,12 @@ def load_base(folder: Path, classes: Sequence[str], settings: DFineSettings) -> 
     Raises:
         BaseModelError: The folder holds no D-FINE that can be loaded.
     """
-    try:
+    with refuse_unloadable(folder, "D-FINE"):
         read_config(folder, [DFineConfig.model_type])
         config: Any = DFineConfig.from_pretrained(folder, local_files_only=True)
         for name, value in class_settings(classes, denoising=settings.denoising).items():
             setattr(config, name, value)
-        check_size(folder, lambda: DFineForObjectDetection(config))
-        model, report = DFineForObjectDetection.from_pretrained(
-            folder,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-    except BaseModelError:
-        raise
-    except Exception as error:  # the library may raise anything for untrusted files
-        raise BaseModelError(f"{folder} holds no D-FINE that can be loaded: {shortened(error)}") from error
+        model, report = load_weights(DFineForObjectDetection, folder, config, ignore_mismatched_sizes=True)
     missing = [name for name in report["missing_keys"] if not any(head in name for head in HEADS)]
     other = [str(one[0]) for one in report["mismatched_keys"] if not any(head in str(one[0]) for head in HEADS)]
     check_loaded(folder, model, [*missing, *other])

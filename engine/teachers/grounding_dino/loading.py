@@ -5,18 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from engine.dataset.images.preprocessing import ShortestEdgeTransform
 from engine.errors import BaseModelError
 from engine.models.base_files import (
     check_loaded,
-    check_size,
     check_tokenizer,
     check_tokenizer_files,
+    load_weights,
     read_config,
-    shortened,
+    refuse_unloadable,
 )
 from engine.storage.base_model_identity import LIMITS, PREPROCESSOR
 from engine.text.plain_json import read_object_file
@@ -33,27 +32,15 @@ def load_base(folder: Path, library: type[PreTrainedModel], *, title: str) -> tu
     Raises:
         BaseModelError: The folder holds no model of this class that can be loaded.
     """
-    try:
+    with refuse_unloadable(folder, title):
         read_config(folder, [library.config_class.model_type])
         check_tokenizer_files(folder)
         transform = _transform(folder)
         config = library.config_class.from_pretrained(folder, local_files_only=True)
         # 0.0 as in mmdetection and Open-GroundingDino; published files carry the library's 0.1.
         config.dropout = 0.0
-        check_size(folder, lambda: library(config))
-        model, report = library.from_pretrained(
-            folder,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        model, report = load_weights(library, folder, config)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except BaseModelError:
-        raise
-    except Exception as error:  # the library may raise anything for untrusted files
-        raise BaseModelError(f"{folder} holds no {title} that can be loaded: {shortened(error)}") from error
     check_loaded(folder, model, report["missing_keys"])
     check_tokenizer(folder, tokenizer, vocabulary=config.text_config.vocab_size)
     return model.requires_grad_(False).eval(), tokenizer, transform

@@ -6,12 +6,11 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import SamModel
 
 from engine.dataset.images.preprocessing import check_normalisation
 from engine.errors import BaseModelError
-from engine.models.base_files import check_loaded, check_size, read_config, shortened
+from engine.models.base_files import check_loaded, load_weights, read_config, refuse_unloadable
 from engine.storage.base_model_identity import LIMITS, PREPROCESSOR
 from engine.text.plain_json import read_object_file
 
@@ -48,23 +47,11 @@ def load_promptable(
     Raises:
         BaseModelError: The folder holds no such model that can be loaded, or files that do not belong together.
     """
-    try:
+    with refuse_unloadable(folder, title):
         read_config(folder, kinds)
         config = model_class.config_class.from_pretrained(folder, local_files_only=True)
         check(config, _preprocessor(folder), str(folder / PREPROCESSOR))
-        check_size(folder, lambda: model_class(config))
-        model, report = model_class.from_pretrained(
-            folder,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except BaseModelError:
-        raise
-    except Exception as error:  # the library may raise anything for untrusted files
-        raise BaseModelError(f"{folder} holds no {title} that can be loaded: {shortened(error)}") from error
+        model, report = load_weights(model_class, folder, config)
     check_loaded(folder, model, report["missing_keys"])
     return model.requires_grad_(False).eval()
 
