@@ -10,10 +10,9 @@ from engine.registry import StudentName
 from engine.spec.augmentation import AugmentationSpec
 from engine.spec.base import LearningRate, SettingPath, SettingValue, Share, SpecModel, Uri
 from engine.spec.dataset import DatasetSpec
-from engine.spec.request import check_output
+from engine.spec.request import check_output, check_setting_paths
 from engine.spec.storage import StorageSpec
 from engine.spec.training import EarlyStoppingSpec, Precision
-from engine.text.pydantic_errors import closest
 
 DISTILL_SETTING_GROUPS = ("augmentation", "labels", "students", "training")
 """Groups of the configuration with settings that a request may give by their path."""
@@ -135,14 +134,10 @@ class DistillSpec(SpecModel):
     @field_validator("settings")
     @classmethod
     def _are_in_a_group(cls, settings: dict[str, str]) -> dict[str, str]:
-        for path in settings:
-            group, dot, _ = path.partition(".")
-            if group not in DISTILL_SETTING_GROUPS or not dot:
-                close = closest(group, list(DISTILL_SETTING_GROUPS))
-                advice = (
-                    f"did you mean {close + path[len(group) :]!r}?"
-                    if close is not None
-                    else f"paths begin with {', '.join(DISTILL_SETTING_GROUPS)}, such as 'students.*.epochs'"
-                )
-                raise ValueError(f"--set or settings: there is no setting {path!r} ({advice})")
+        check_setting_paths(settings, DISTILL_SETTING_GROUPS, suggestion=_suggestion)
         return settings
+
+
+def _suggestion(path: str) -> str:
+    """Return advice on a path outside the groups."""
+    return f"paths begin with {', '.join(DISTILL_SETTING_GROUPS)}, such as 'students.*.epochs'"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
 from pydantic import Field, StringConstraints, field_validator
@@ -21,22 +22,30 @@ SETTING_GROUPS = ("augmentation", "teachers", "training")
 
 
 def _suggestion(path: str) -> str:
-    """Return the whole path that was probably meant by a path outside the groups, in parentheses.
+    """Return advice on a path outside the groups.
 
     >>> _suggestion("epochs"), _suggestion("trainig.seed")
-    (" (did you mean 'teachers.*.epochs'?)", " (did you mean 'training.seed'?)")
+    ("did you mean 'teachers.*.epochs'?", "did you mean 'training.seed'?")
     """
-    group, dot, rest = path.partition(".")
-    close = closest(group, list(SETTING_GROUPS))
-    if close is not None:
-        return f" (did you mean {close + dot + rest!r}?)"
     paths = {name: f"training.{name}" for name in TrainingSpec.model_fields}
     paths |= {name: f"teachers.*.lora.{name}" for name in LoraSpec.model_fields}
     paths |= {name: f"teachers.*.{name}" for name in TeacherSpec.model_fields if name not in ("name", "lora")}
     name = closest(path.rpartition(".")[2], list(paths))
     if name is not None:
-        return f" (did you mean {paths[name]!r}?)"
-    return f" (paths begin with {', '.join(SETTING_GROUPS)}, such as 'teachers.*.epochs')"
+        return f"did you mean {paths[name]!r}?"
+    return f"paths begin with {', '.join(SETTING_GROUPS)}, such as 'teachers.*.epochs'"
+
+
+def check_setting_paths(
+    settings: Mapping[str, str], groups: Sequence[str], *, suggestion: Callable[[str], str]
+) -> None:
+    """Raise ValueError if a path is outside the groups; ``suggestion`` gives advice if no group is similar."""
+    for path in settings:
+        group, dot, rest = path.partition(".")
+        if group not in groups or not dot:
+            close = closest(group, list(groups))
+            advice = suggestion(path) if close is None else f"did you mean {close + dot + rest!r}?"
+            raise ValueError(f"--set or settings: there is no setting {path!r} ({advice})")
 
 
 def check_output(output: str) -> str:
@@ -77,10 +86,7 @@ class FineTuneSpec(SpecModel):
     @field_validator("settings")
     @classmethod
     def _are_in_a_group(cls, settings: dict[str, str]) -> dict[str, str]:
-        for path in settings:
-            group, dot, _ = path.partition(".")
-            if group not in SETTING_GROUPS or not dot:
-                raise ValueError(f"--set or settings: there is no setting {path!r}{_suggestion(path)}")
+        check_setting_paths(settings, SETTING_GROUPS, suggestion=_suggestion)
         return settings
 
     @field_validator("teachers")
