@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from engine.cli import options
-from engine.cli.display import console, show_info, show_results
-from engine.cli.progress_style import Progress, ProgressStyle, progress_listener
+from engine.cli.complete_run import complete_run
+from engine.cli.display import console, show_results
+from engine.cli.progress_style import Progress, ProgressStyle
 from engine.cli.request_options import CROWDS, DATA, ENDPOINT, EXIF, IMAGES, SETTINGS, Flag, Request, takes_request
 from engine.manifest import DistillManifest
 from engine.spec.distill import DistillSpec, DistillTrainingSpec, StudentSpec, UnlabelledSpec
@@ -51,15 +52,7 @@ def distill(
     from engine import runner
 
     manifest = runner.label_unlabelled(read_request().manifest)
-    storage = options.storage_of(manifest)
-    info, runs = runner.prepare(manifest, storage)
-    show_info(info)
-    layout = runs[0].layout
-    done = None if again else runner.published(layout, storage, runs[0].config)
-    if done is not None:
-        console.print("this very run is published already; --again trains it again", style="dim")
-    listener = progress_listener(progress)
-    done = runner.run_stages(info, runs, storage, listener=listener, work_dir=work_dir, again=again, done=done)
+    layout, done, _ = complete_run(manifest, again=again, progress=progress, work_dir=work_dir)
     show_results(done.teachers)
     console.print(layout.report, markup=False, soft_wrap=True)
     typer.echo(layout.root)

@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from engine.cli import options, request_options
+from engine.cli.complete_run import complete_run
 from engine.cli.display import console, show_info, show_results
 from engine.cli.outcome_file import OutcomeFile, failures_in
-from engine.cli.progress_style import Progress, ProgressStyle, progress_listener
+from engine.cli.progress_style import Progress, ProgressStyle
 from engine.cli.request_options import ReadRequest, takes_request
 from engine.config import RunConfig
 from engine.layout import RunLayout
@@ -26,19 +27,9 @@ def run(
     work_dir: options.WorkDir = None,
 ) -> None:
     """Inspect the data, train the teachers and publish the adapters, by a manifest (-f) or by flags."""
-    from engine import runner
-
     manifest = read_request().manifest
-    storage = options.storage_of(manifest)
-    info, runs = runner.prepare(manifest, storage)
-    show_info(info)
-    layout = runs[0].layout
-    done = None if again else runner.published(layout, storage, runs[0].config)
-    if done is not None:
-        console.print("this very run is published already; --again trains it again", style="dim")
-    listener = progress_listener(progress)
-    done = runner.run_stages(info, runs, storage, listener=listener, work_dir=work_dir, again=again, done=done)
-    _show_run(layout, done, runs[0].config)
+    layout, done, config = complete_run(manifest, again=again, progress=progress, work_dir=work_dir)
+    _show_run(layout, done, config)
 
 
 @takes_request(*request_options.ALL)
