@@ -10,7 +10,7 @@ from engine import runner
 from engine.api.arguments import Fields, dataset_fields, open_storage, yaml_text
 from engine.api.fine_tuning import FineTuned
 from engine.manifest import DistillManifest
-from engine.results.events import Event, Listener
+from engine.results.events import Listener, ignore_event
 from engine.spec import AugmentationSpec, DatasetSpec, StorageSpec
 from engine.spec.base import NUMBERS
 from engine.spec.distill import DistillSpec, DistillTrainingSpec, StudentSpec, UnlabelledSpec
@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     import torch
 
     from engine.models.student import Student
-
-
-def _silent(event: Event) -> None:
-    pass
 
 
 def distill(
@@ -39,7 +35,7 @@ def distill(
     training: DistillTrainingSpec | Fields | None = None,
     storage: StorageSpec | Fields | None = None,
     settings: Mapping[str, Any] | None = None,
-    listener: Listener = _silent,
+    listener: Listener = ignore_event,
     work_dir: Path | None = None,
     again: bool = False,
 ) -> FineTuned:

@@ -11,7 +11,7 @@ from engine import dataset, runner
 from engine.api.arguments import Fields, choice_of, dataset_fields, open_storage, teacher_fields, yaml_text
 from engine.dataset.types import DatasetInfo
 from engine.manifest import Manifest
-from engine.results.events import Event, Listener
+from engine.results.events import Listener, ignore_event
 from engine.results.no_gain import check_gain
 from engine.results.run_files import RunMetadata
 from engine.results.types import TeacherResult
@@ -53,10 +53,6 @@ class FineTuned:
         return self.metadata.teachers
 
 
-def _silent(event: Event) -> None:
-    pass
-
-
 def inspect_dataset(
     annotations: str | Path,
     images: str | Path | None = None,
@@ -91,7 +87,7 @@ def fine_tune(
     training: TrainingSpec | Fields | None = None,
     storage: StorageSpec | Fields | None = None,
     settings: Mapping[str, Any] | None = None,
-    listener: Listener = _silent,
+    listener: Listener = ignore_event,
     work_dir: Path | None = None,
     again: bool = False,
 ) -> FineTuned:

@@ -21,7 +21,7 @@ from engine.errors import ConfigError, NoProgressError, TeacherError
 from engine.plan import TrainingRun
 from engine.processes.launch import Rank
 from engine.registry import ModelName, StudentName
-from engine.results.events import Event, Listener
+from engine.results.events import Event, Listener, ignore_event
 from engine.results.no_gain import check_gain
 from engine.results.outcome import Outcome, TeacherOutcome, write_outcome
 from engine.results.types import TeacherResult
@@ -73,7 +73,7 @@ def train(
 ) -> None:
     """Train a planned run from its teacher_config.yaml, perhaps as one of several processes. A Job runs this."""
     speaks = Rank.of(os.environ).index == 0
-    listener = progress_listener(progress) if speaks else _silent
+    listener = progress_listener(progress) if speaks else ignore_event
     processes: Processes | None = None
     teacher: ModelName | None = teachers[0] if teachers else None
     results: list[TeacherResult] = []
@@ -137,7 +137,3 @@ def _hung(outcome: Path | None, teacher: str, error: NoProgressError) -> None:
     for stream, text in ((2, f"error: {error}\n"), (1, f"\n{event.line()}\n")):
         with suppress(OSError):  # the reader may have ended
             os.write(stream, text.encode())
-
-
-def _silent(event: Event) -> None:
-    pass

@@ -76,6 +76,10 @@ Listener = Callable[[Event], None]
 """A function that receives events."""
 
 
+def ignore_event(event: Event) -> None:
+    """Do nothing: a listener for runs without progress output."""
+
+
 def parse_line(line: str) -> Event | None:
     """Parse a line of a trainer's output; None if it is not an event."""
     text = line.strip()
