@@ -54,6 +54,7 @@ def grounding_dino_settings(**changes: Any) -> GroundingDinoSettings:
         "l1_weight": 5,
         "giou_weight": 2,
         "max_detections": 20,
+        "nms": 1,
     }
     return GroundingDinoSettings.model_validate(values | changes)
 

@@ -177,6 +177,7 @@ def settings(**changes: Any) -> GroundingDinoSettings:
         "l1_weight": 5,
         "giou_weight": 2,
         "max_detections": 10,
+        "nms": 1,
     }
     return GroundingDinoSettings(**values | changes)
 

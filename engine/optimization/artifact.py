@@ -56,10 +56,11 @@ class Artifact:
         found = session.run({name: feeds[name] for name in session.inputs})
         height, width = sample.image.shape[:2]
         boxes = found["boxes"][0].astype(np.float64) * [width, height, width, height]
+        kept = found["scores"][0] > 0  # the score of a duplicate is 0
         return Detections(
-            boxes_xyxy=boxes.astype(np.float32),
-            scores=found["scores"][0].astype(np.float32),
-            class_indices=found["labels"][0].astype(np.int64),
+            boxes_xyxy=boxes[kept].astype(np.float32),
+            scores=found["scores"][0][kept].astype(np.float32),
+            class_indices=found["labels"][0][kept].astype(np.int64),
             cut=True,
         )
 

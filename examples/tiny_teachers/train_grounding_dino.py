@@ -79,6 +79,7 @@ SETTINGS = GroundingDinoSettings(
     l1_weight=5,
     giou_weight=2,
     max_detections=100,
+    nms=0.7,
 )
 
 

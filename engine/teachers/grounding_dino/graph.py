@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
+from engine.models.duplicates import suppress_duplicates
 from engine.models.graphs import Graph, corners, traceable_copy
 from engine.teachers.grounding_dino.batch import canvas, encode
 from engine.teachers.grounding_dino.prompts import Prompt
@@ -27,14 +28,15 @@ def detection_graph(teacher: GroundingDino, shape: tuple[int, int]) -> Graph:
 
     Its inputs are ``pixel_values`` (1, 3, H, W) float32 and ``pixel_mask`` (1, H, W) int64, 1 on the image. Its outputs
     are the best K pairs of query and class, as :meth:`GroundingDino.predict` chooses them: ``boxes`` (1, K, 4), corners
-    as shares of the image's width and height, ``scores`` (1, K), descending, and ``labels`` (1, K) int64.
+    as shares of the image's width and height, ``scores`` (1, K), descending, 0 for duplicates, and ``labels`` (1, K)
+    int64.
     """
     height, width = canvas(*shape, places=teacher.queries)
     detector = traceable_copy(teacher)
     captions = [_Caption(detector, prompt) for prompt in teacher.book.chunks()]
     return Graph(
         role="detector",
-        module=_Detections(detector, captions, limit=teacher.settings.max_detections).eval(),
+        module=_Detections(detector, captions, limit=teacher.settings.max_detections, nms=teacher.settings.nms).eval(),
         inputs={
             "pixel_values": torch.zeros(1, 3, height, width),
             "pixel_mask": torch.ones(1, height, width, dtype=torch.long),
@@ -70,15 +72,17 @@ class _Caption(nn.Module):
 class _Detections(nn.Module):
     """Inputs and outputs are those of :func:`detection_graph`."""
 
-    def __init__(self, detector: Any, captions: list[_Caption], *, limit: int) -> None:
+    def __init__(self, detector: Any, captions: list[_Caption], *, limit: int, nms: float) -> None:
         super().__init__()
-        self.detector, self.captions, self.limit = detector, nn.ModuleList(captions), limit
+        self.detector, self.captions, self.limit, self.nms = detector, nn.ModuleList(captions), limit, nms
 
     def forward(self, pixel_values: Tensor, pixel_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         found = [self._found(caption, pixel_values, pixel_mask) for caption in self.captions]
         scores, labels, boxes = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
         scores, best = scores.topk(min(self.limit, scores.shape[1]))
-        return corners(boxes.gather(1, best[..., None].expand(-1, -1, 4))), scores, labels.gather(1, best)
+        boxes = boxes.gather(1, best[..., None].expand(-1, -1, 4))
+        scores, labels, boxes = suppress_duplicates(scores, labels.gather(1, best), boxes, limit=self.nms)
+        return corners(boxes), scores, labels
 
     def _found(self, caption: Any, pixel_values: Tensor, pixel_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with _constant_text(self.detector, caption):

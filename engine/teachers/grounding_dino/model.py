@@ -23,6 +23,7 @@ from engine.config import LoraSettings
 from engine.dataset.images.preprocessing import ShortestEdgeTransform, from_cxcywh_normalized, to_cxcywh_normalized
 from engine.dataset.types import Detections, Sample
 from engine.models.base import Batch, Example, LoraTargets, Teacher, later_layers, to_device
+from engine.models.duplicates import suppress_duplicates
 from engine.models.fast.deformable_attention import keep_only_inputs
 from engine.models.feature_cache import picture
 from engine.models.graphs import Graph
@@ -206,7 +207,7 @@ class GroundingDino(Teacher):
             batch["images"] = torch.arange(len(group))
             for index, *candidates in zip(group, *self._candidates(batch), strict=True):
                 seen = _detections(*candidates, size=samples[index].image.shape[:2])
-                found[index] = replace(seen, cut=len(seen) < self.queries * len(self.classes))
+                found[index] = replace(seen, cut=len(candidates[0]) < self.queries * len(self.classes))
         return [found[index] for index in range(len(samples))]
 
     def caption_tokens(self) -> int:
@@ -224,11 +225,15 @@ class GroundingDino(Teacher):
         return self.book.sample(example["class_indices"].tolist(), example["order"].tolist())
 
     def _candidates(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Return scores, classes (B, K) and boxes (B, K, 4) of the K best pairs of query and class, best first."""
+        """Return scores, classes (B, K) and boxes (B, K, 4) of the K best pairs of query and class, best first.
+
+        Duplicates have score 0.
+        """
         found = [self._candidates_of(batch, prompt) for prompt in self.book.chunks()]
         scores, classes, boxes = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
         scores, best = scores.topk(min(self.settings.max_detections, scores.shape[1]))
-        return scores, classes.gather(1, best), boxes.gather(1, best[..., None].expand(-1, -1, 4))
+        best_classes, best_boxes = classes.gather(1, best), boxes.gather(1, best[..., None].expand(-1, -1, 4))
+        return suppress_duplicates(scores, best_classes, best_boxes, limit=self.settings.nms)
 
     def _candidates_of(self, batch: Batch, prompt: Prompt) -> tuple[Tensor, Tensor, Tensor]:
         caption = {
@@ -275,7 +280,9 @@ class GroundingDino(Teacher):
 
 
 def _detections(scores: Tensor, classes: Tensor, boxes: Tensor, *, size: tuple[int, int]) -> Detections:
-    """Convert the candidates of one image to pixels of the original of ``size`` (height, width)."""
+    """Convert the candidates of one image to pixels of the original of ``size`` (height, width), without duplicates."""
+    kept = scores > 0
+    scores, classes, boxes = scores[kept], classes[kept], boxes[kept]
     return Detections(
         boxes_xyxy=from_cxcywh_normalized(boxes.cpu().numpy(), *size),
         scores=scores.cpu().numpy(),

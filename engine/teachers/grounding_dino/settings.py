@@ -23,3 +23,4 @@ class GroundingDinoSettings(TeacherSettings):
     l1_weight: float = Field(ge=0, description="of the L1 loss on boxes")
     giou_weight: float = Field(ge=0, description="of the generalized IoU loss on boxes")
     max_detections: int = Field(ge=1, le=MOST, description="boxes kept per image, best first")
+    nms: float = Field(gt=0, le=1, description="IoU above which two boxes of a class are one object; 1: keep both")

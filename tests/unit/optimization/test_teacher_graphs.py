@@ -40,7 +40,7 @@ def adapted(teacher: Any) -> Any:
 
 
 def shipped() -> GroundingDino:
-    settings = grounding_dino_settings(max_detections=30)
+    settings = grounding_dino_settings(max_detections=30, nms=0.7)
     return GroundingDino.load(BASE, classes=["circle", "red square", "star"], prompts={}, settings=settings)
 
 
