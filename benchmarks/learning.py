@@ -126,9 +126,8 @@ def run_all(options: argparse.Namespace) -> None:
             if process.poll() is not None:
                 del running[run]
                 failed |= {run} if process.returncode else set()
-        lines = [
-            one for one in read(options.results) if (one["epochs_asked"], one["set"]) == (options.epochs, options.set)
-        ]
+        asked = {"epochs_asked": options.epochs, "images_asked": options.images, "set": options.set}
+        lines = [one for one in read(options.results) if asked.items() <= one.items()]
         done = {key_of(line) for line in lines} | set(running) | failed
         left = end - time.monotonic()
         todo = (r for r in wanted(lines, sets, options.methods) if r not in done and expected(lines, r) < left)
@@ -153,6 +152,7 @@ def command(run: Run, folder: Path, options: argparse.Namespace) -> list[str]:
     words += ["--seed", str(seed), "--results", str(options.results)]
     words += ["--rate", str(rate)] if rate is not None else []
     words += ["--epochs", str(options.epochs)] if options.epochs else []
+    words += ["--images", str(options.images)] if options.images else []
     return [*words, *(part for one in options.set for part in ("--set", one))]
 
 
@@ -186,8 +186,8 @@ def train_once(options: argparse.Namespace) -> None:
         "seed": options.seed,
         "rate": options.rate,
         "epochs_asked": options.epochs,
+        "images_asked": options.images,
         "images": images,
-        "all": options.images is None,
         "seen": 0 if options.method == "base" else images * task.settings.epochs,
         "set": options.set,
         "parameters": outcome.parameters,

@@ -2,15 +2,15 @@
 
     python benchmarks/learning_table.py learning.jsonl
 
-The first table compares the methods on all images: mean and standard deviation of AP on the test split over seeds. Of
-the methods that were tuned it shows the rate with the best AP on the validation split with seed 0. The lines below it
-count where the product is ahead and where it is not. The second table shows the product on fewer images.
+The first tables compare the methods on equal numbers of images: mean and standard deviation of AP on the test split
+over seeds. Of the methods that were tuned they show the rate with the best AP on the validation split with seed 0. The
+lines below count where the product is ahead and where it is not; σ is the standard deviation of the difference of two
+runs with the same seed, which have the same images. The last table shows the product by number of images.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import statistics
 import sys
 from collections import defaultdict
@@ -35,15 +35,14 @@ def spread(values: Sequence[float]) -> str:
 
 
 def ahead(mine: Sequence[float], others: Sequence[float]) -> tuple[float, float | None]:
-    """Return the difference of the means, and the standard deviation of one run's difference; None with one seed.
+    """Return mean and standard deviation of the difference over the seeds that both have; no deviation with one seed.
 
     >>> ahead([0.3, 0.32], [0.2, 0.22])[0]
     0.1
     """
-    difference = round(statistics.mean(mine) - statistics.mean(others), 6)
-    if min(len(mine), len(others)) < 2:
-        return difference, None
-    return difference, math.hypot(statistics.stdev(mine), statistics.stdev(others))
+    differences = [a - b for a, b in zip(mine, others, strict=False)]
+    mean = round(statistics.mean(differences), 6)
+    return mean, statistics.stdev(differences) if len(differences) > 1 else None
 
 
 def grouped(lines: Sequence[Line], *keys: str) -> dict[tuple[Any, ...], list[Line]]:
@@ -56,7 +55,7 @@ def grouped(lines: Sequence[Line], *keys: str) -> dict[tuple[Any, ...], list[Lin
 
 def chosen(lines: Sequence[Line]) -> tuple[list[Line], str]:
     """Return the lines of a method with its best rate on the validation split with seed 0, and a text for the rate."""
-    by_rate = grouped(sorted(lines, key=lambda line: line["rate"] or 0), "rate")
+    by_rate = grouped(sorted(lines, key=lambda line: (line["rate"] or 0, line["seed"])), "rate")
     first = {rate: next((r["val_ap"] for r in runs if r["seed"] == 0), -1.0) for (rate,), runs in by_rate.items()}
     best = max(first, key=lambda rate: first[rate])
     if best is None:
@@ -80,6 +79,7 @@ def cells(method: str, runs: Sequence[Line], rate: str, mine: Sequence[float]) -
         method,
         rate if method != "base" else "",
         f"{trained / 1e3:,.0f} k" if trained else "",
+        f"{runs[0]['images']:,}",
         f"{runs[0]['seen']:,}" if runs[0]["seen"] else "",
         f"{minutes:.1f} min" if method != "base" else "",
         str(len(runs)),
@@ -91,10 +91,21 @@ def cells(method: str, runs: Sequence[Line], rate: str, mine: Sequence[float]) -
 
 def print_methods(lines: Sequence[Line]) -> None:
     """Print the comparison of methods, and the counts of wins and losses of the product."""
-    print(
-        "| data, teacher | method | learning rate | trained | images seen | time | seeds | AP | AP50 | ours ahead by |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    columns = [
+        "data, teacher",
+        "method",
+        "learning rate",
+        "trained",
+        "images",
+        "seen",
+        "time",
+        "seeds",
+        "AP",
+        "AP50",
+        "ours ahead by",
+    ]
+    print("| " + " | ".join(columns) + " |")
+    print("|" + " --- |" * len(columns))
     results: dict[tuple[str, str], dict[str, list[float]]] = {}
     for (data, teacher), some in grouped(lines, "data", "teacher").items():
         methods = {m: chosen(runs) for (m,), runs in grouped(some, "method").items()}
@@ -139,8 +150,9 @@ def print_curve(lines: Sequence[Line]) -> None:
 
 if __name__ == "__main__":
     measured = [json.loads(line) for file in sys.argv[1:] for line in Path(file).read_text().splitlines()]
-    print_methods([line for line in measured if line["all"]])
-    few = [line for line in measured if line["method"] == "ours"]
-    if any(not line["all"] for line in few):
+    for some in grouped(measured, "images_asked").values():
+        print_methods(some)
         print()
+    few = [line for line in measured if line["method"] == "ours"]
+    if len({line["images_asked"] for line in few}) > 1:
         print_curve(few)
