@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from engine.config.base import MOST
 from engine.config.teachers import TeacherSettings
 
 
@@ -22,5 +21,5 @@ class GroundingDinoSettings(TeacherSettings):
     classification_weight: float = Field(ge=0, description="of the focal loss over tokens")
     l1_weight: float = Field(ge=0, description="of the L1 loss on boxes")
     giou_weight: float = Field(ge=0, description="of the generalized IoU loss on boxes")
-    max_detections: int = Field(ge=1, le=MOST, description="boxes kept per image, best first")
+    max_detections: int = Field(ge=1, le=2000, description="boxes kept per image, best first")
     nms: float = Field(gt=0, le=1, description="IoU above which two boxes of a class are one object; 1: keep both")
