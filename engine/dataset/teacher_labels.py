@@ -48,15 +48,17 @@ def teacher_labels(found: Predictions, classes: Sequence[str], *, min_score: flo
                     box_xyxy=(box[0], box[1], box[2], box[3]),
                     area=(box[2] - box[0]) * (box[3] - box[1]),
                     iscrowd=False,
+                    segmentation=mask,
                     score=float(np.clip(score, 0, 1)),
                     ignored=not kept,
                 )
-                for position, (box, label, score, kept) in enumerate(
+                for position, (box, label, score, kept, mask) in enumerate(
                     zip(
                         _clipped(objects.boxes_xyxy, width, height).tolist(),
                         objects.class_indices.tolist(),
                         objects.scores.tolist(),
                         sure.tolist(),
+                        objects.masks or (None,) * len(objects),
                         strict=True,
                     )
                 )

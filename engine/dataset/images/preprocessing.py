@@ -60,20 +60,21 @@ class Geometry:
         limits = np.resize([width, height], xy.shape[-1])
         return np.clip(xy / self._factors(xy), 0, limits).astype(np.float32)
 
-    def coverage(self, masks: NDArray[np.bool_], size: int) -> NDArray[np.float32]:
-        """Reduce masks to a grid over the model's (square) input, such as that of SAM's low-resolution logits.
+    def coverage(self, masks: NDArray[np.bool_], size: int | tuple[int, int]) -> NDArray[np.float32]:
+        """Reduce masks to a grid over the model's input, such as that of SAM's low-resolution logits.
 
         Args:
             masks: (N, H, W) bool, in pixels of the image.
-            size: Cells along a side of the grid; 256 for SAM's logits.
+            size: Rows and columns of the grid; one number for both, 256 for SAM's logits.
 
         Returns:
-            (N, size, size) float32: the exact share of each cell's area that the mask covers, 0 in the padding.
+            (N, rows, columns) float32: the exact share of each cell's area that the mask covers, 0 in the padding.
         """
         (height, width), (scale_x, scale_y) = self.padded, self.scale
-        rows = np.arange(size + 1) * (height / size / scale_y)
-        columns = np.arange(size + 1) * (width / size / scale_x)
-        covered = np.empty((len(masks), size, size), dtype=np.float32)
+        high, wide = (size, size) if isinstance(size, int) else size
+        rows = np.arange(high + 1) * (height / high / scale_y)
+        columns = np.arange(wide + 1) * (width / wide / scale_x)
+        covered = np.empty((len(masks), high, wide), dtype=np.float32)
         for mask, cells in zip(masks, covered, strict=True):  # one by one: a sum needs 8 bytes where a mask needs 1
             top, bottom = _extent(mask.any(axis=1))
             left, right = _extent(mask[top:bottom].any(axis=0))
