@@ -100,11 +100,19 @@ def with_sizes(dataset: CocoDataset, seen: Sequence[ImageDetections]) -> CocoDat
 
 
 def compute_metrics(truth: GroundTruth, detections: Sequence[Detections]) -> ApMetrics:
-    """Compute the metrics of the detections in every image, in the order of ``truth.dataset``."""
+    """Compute the metrics of the detections in every image, in the order of ``truth.dataset``.
+
+    If boxes were detected with masks, AP by the IoU of masks is computed too, on the images all of whose objects have
+    a mask: elsewhere right detections would count as mistakes.
+    """
     metrics = coco_ap(truth, detections)
     if truth.iou_type == "segm":
-        metrics = metrics.model_copy(update={"miou": mean_iou(truth, detections)})
-    return metrics
+        return metrics.model_copy(update={"miou": mean_iou(truth, detections)})
+    masked = truth.masked if any(seen.masks is not None for seen in detections) else None
+    if masked is None:
+        return metrics
+    of_masks = coco_ap(masked.truth, [detections[i] for i in masked.images])
+    return metrics.model_copy(update={"mask_ap": of_masks.ap})
 
 
 def _with_masks_only(sample: Sample, annotations: tuple[CocoAnnotation, ...]) -> Sample:

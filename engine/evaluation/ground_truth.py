@@ -7,7 +7,8 @@ bitmaps, stay in memory.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 
@@ -56,6 +57,18 @@ class GroundTruth:
     def __len__(self) -> int:
         return len(self.dataset)
 
+    @cached_property
+    def masked(self) -> MaskedImages | None:
+        """The images all of whose objects have a mask, for the evaluation of masks; None if no object has one."""
+        whole = [
+            index
+            for index, objects in enumerate(self.dataset.annotations)
+            if all(found.segmentation or found.iscrowd for found in objects)
+        ]
+        if not any(found.segmentation for index in whole for found in self.dataset.annotations[index]):
+            return None
+        return MaskedImages(tuple(whole), type(self).of(self.dataset.subset(whole), "segm"))
+
     def coco(self) -> dict[str, Any]:
         """Return the ground truth as a COCO dictionary, which COCO's evaluation may change.
 
@@ -82,6 +95,13 @@ class GroundTruth:
         images = [{"id": i, "width": image.width, "height": image.height} for i, image in enumerate(dataset.images)]
         categories = [{"id": i, "name": name} for i, name in enumerate(dataset.classes)]
         return {"images": images, "annotations": annotations, "categories": categories}
+
+
+class MaskedImages(NamedTuple):
+    """Some images of a dataset by their index, and the ground truth of their masks."""
+
+    images: tuple[int, ...]
+    truth: GroundTruth
 
 
 class GroundTruths:

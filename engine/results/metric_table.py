@@ -46,6 +46,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("ar_medium", "AR medium", "recall of medium objects", lambda m: m.ar_medium),
     Metric("ar_large", "AR large", "recall of large objects", lambda m: m.ar_large),
     Metric("miou", "mean IoU", "of masks from true boxes", lambda m: m.miou, headline=True),
+    Metric("mask_ap", "mask AP", "IoU of masks, found without prompts", lambda m: m.mask_ap, headline=True),
 )
 
 

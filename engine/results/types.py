@@ -34,6 +34,9 @@ class ApMetrics(Result):
     per_class: dict[str, float] = Field(description="AP by class name; -1 without objects of it.")
     images: int | None = Field(default=None, description="How many images were measured.")
     miou: float | None = Field(default=None, description="Masks: mean IoU of those prompted by true boxes.")
+    mask_ap: float | None = Field(
+        default=None, description="AP by the IoU of masks, of a model that finds boxes with masks and is not prompted."
+    )
     ap_ceiling: float | None = Field(
         default=None,
         description="AP of perfect detections, where images have more than 100 objects of a class: COCO counts 100 "
