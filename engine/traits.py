@@ -117,8 +117,10 @@ class StudentTraits(ModelTraits):
 
     Attributes:
         sizes: Names of its sizes, the smallest first, with their approximate numbers of parameters.
+        can_learn_masks: It learns a mask of each box too, if the data has masks.
         licence: SPDX id of the licence of its code and of its published weights.
     """
 
     sizes: Mapping[str, int]
+    can_learn_masks: bool = False
     licence: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationInfo, field_validator
 
@@ -50,6 +50,7 @@ class ConfigModel(BaseModel):
     @classmethod
     def _reject_booleans(cls, value: Any, info: ValidationInfo) -> Any:
         """Reject booleans: pydantic would accept them as 1 and 0."""
-        if isinstance(value, bool) and info.field_name != "checkpointing":  # it has its own message
+        takes = info.field_name is not None and bool in get_args(cls.model_fields[info.field_name].annotation)
+        if isinstance(value, bool) and not takes and info.field_name != "checkpointing":  # it has its own message
             raise ValueError("must not be true or false")
         return value

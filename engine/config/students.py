@@ -28,6 +28,16 @@ class StudentSettings(ModelSettings):
         description="height and width in pixels that images are scaled to, multiples of 32; null: that of the base, "
         "or by the size",
     )
+    masks: bool | None = Field(
+        default=None, description="learn a mask of each object too; null: if training and validation data have masks"
+    )
+    mask_boundary: int = Field(
+        default=1,
+        ge=0,
+        le=16,
+        description="cells of a mask on either side of the outline of a teacher's mask that are ignored; a cell has 4 "
+        "pixels of the input along a side; human masks are learned whole",
+    )
     ema_decay: float = Field(
         ge=0,
         lt=1,

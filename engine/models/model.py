@@ -99,6 +99,11 @@ class Model(ABC):
     def name_of(cls, traits: Any) -> ModelName:
         """Return the registered name of these traits."""
 
+    @property
+    def learns_masks(self) -> bool:
+        """True if masks of objects are targets of its training."""
+        return self.needs_masks
+
     def frozen(self) -> dict[str, str] | None:
         """Return all that determines the cached features besides image and weights.
 

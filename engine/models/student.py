@@ -55,6 +55,11 @@ class Student(Model):
         """See :meth:`Model.name_of`."""
         return StudentName(traits.name)
 
+    @property
+    def learns_masks(self) -> bool:
+        """See :attr:`Model.learns_masks`: by its settings, which follow from the data."""
+        return bool(self.settings.masks)
+
     @classmethod
     @abstractmethod
     def load(cls, folder: Path | None, *, classes: Sequence[str], settings: Any) -> Self:
@@ -82,7 +87,7 @@ class Student(Model):
                 f"the student was trained for inputs of {height}x{width} pixels: leave the image size out"
             )
         limit: int = getattr(self.settings, "max_detections")  # noqa: B009 - of the detectors
-        return [query_detector_graph(self.predictor, shape=self.image_size, limit=limit)]
+        return [query_detector_graph(self.predictor, shape=self.image_size, limit=limit, masks=self.learns_masks)]
 
     @property
     def predictor(self) -> Any:

@@ -2,8 +2,9 @@
 
 At the encoder's proposals, the initial boxes and every decoder layer: varifocal loss over classes, L1 and generalized
 IoU on boxes. At every decoder layer also fine-grained localization (FGL) and, except at the last one, distillation from
-the last layer (DDF). Classes are learned by each layer's own matches, boxes by the union of all layers' matches
-(GO-LSD). Denoising queries have the same losses with their known objects.
+the last layer (DDF), and with masks those of :mod:`engine.students.dfine.mask_losses`. Classes and masks are learned
+by each layer's own matches, boxes by the union of all layers' matches (GO-LSD). Denoising queries have the same losses
+with their known objects.
 
 The library's loss differs: it pairs logits and boxes of a layer with the distributions of the next one, leaves out the
 second-last layer and the last layer's FGL, and matches boxes for each layer on its own.
@@ -15,8 +16,9 @@ All of it is 32 bit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +26,7 @@ from torch import Tensor
 
 from engine.models.box_geometry import generalized_iou, iou, to_corners
 from engine.students.dfine.distributions import edge_targets, fine_grained_localization, self_distillation
+from engine.students.dfine.mask_losses import MASK_TERMS, mask_costs, mask_losses
 from engine.students.dfine.matching import Matches, match_layers, unite
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.75, 2.0  # as published: configs/dfine/include/dfine_hgnetv2.yml
@@ -32,6 +35,9 @@ IGNORED_IOU = 0.5
 """IoU with an ignored object, or share inside a crowd, from which on a query is not background: COCO's lowest match."""
 
 TERMS = ("vfl", "l1", "giou", "fgl", "ddf")
+
+BOX_LAYERS = 2
+"""The encoder's proposals and the initial boxes, which have no masks, come before the decoder layers."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class Targets:
         ignored_labels: (M,) int64, classes of the ignored regions.
         ignored_boxes: (M, 4) like ``boxes``: crowds and unsure objects, which are neither object nor background.
         ignored_crowds: (M,) bool, whether objects may lie anywhere inside the region.
+        masks: (N, h, w) float32, shares of cells inside each object; negative cells are ignored. None without masks.
     """
 
     labels: Tensor
@@ -53,6 +60,7 @@ class Targets:
     ignored_labels: Tensor
     ignored_boxes: Tensor
     ignored_crowds: Tensor
+    masks: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -64,12 +72,15 @@ class Queries:
         boxes: (L + 1, B, Q, 4) center x, center y, width, height.
         edges: (L, B, Q, 4, bins + 1) logits of the distributions of the decoder layers.
         initial: (B, Q, 4) initial boxes, which the distributions refer to.
+        masks: Returns the mask logits (K, h, w) of a decoder layer and an image at the indices (K,) of queries; None
+            without masks.
     """
 
     logits: Tensor
     boxes: Tensor
     edges: Tensor
     initial: Tensor
+    masks: Callable[[int, int, Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -95,13 +106,17 @@ def detection_losses(
     logits = torch.cat([proposals[0][None], queries.logits])
     boxes = torch.cat([proposals[1][None], queries.boxes])
     own = match_layers(
-        logits.detach(), boxes.detach(), labels=[one.labels for one in targets], objects=[one.boxes for one in targets]
+        logits.detach(),
+        boxes.detach(),
+        labels=[one.labels for one in targets],
+        objects=[one.boxes for one in targets],
+        extra=partial(_mask_costs, queries, targets),
     )
     union = unite(own, queries=logits.shape[2], objects=[len(one.labels) for one in targets])
     return _sum(
         [_class_loss(*layer, targets) for layer in zip(logits, boxes, own, strict=True)],
         [_box_losses(layer, union, targets) for layer in boxes],
-        _edge_losses(queries, union, targets, bins),
+        _edge_losses(queries, union, targets, bins) | _mask_losses(queries, own[BOX_LAYERS:], targets),
         count,
     )
 
@@ -123,7 +138,11 @@ def denoising_losses(
     return _sum(
         [_class_loss(*layer, matches, targets) / groups for layer in layers],
         [_box_losses(boxes, matches, targets) for _, boxes in layers],
-        _edge_losses(queries, matches, targets, bins),
+        _edge_losses(queries, matches, targets, bins)
+        | {
+            term: value / groups
+            for term, value in _mask_losses(queries, [matches] * len(queries.edges), targets).items()
+        },
         count,
     )
 
@@ -189,6 +208,28 @@ def _edge_losses(queries: Queries, matches: Matches, targets: Sequence[Targets],
             divergence = self_distillation(edges, queries.edges[-1]).mean(-1) * quality
             ddf.append(_balanced(divergence, matched, targets))
     return {"fgl": torch.stack(fgl).sum(), "ddf": torch.stack([queries.edges.sum() * 0, *ddf]).sum()}
+
+
+def _mask_costs(queries: Queries, targets: Sequence[Targets], layer: int, image: int) -> Tensor | None:
+    """Return the matching costs (Q, N) of masks; None without masks."""
+    masks = targets[image].masks
+    if queries.masks is None or masks is None or layer < BOX_LAYERS or not len(masks):
+        return None
+    every = torch.arange(queries.logits.shape[2], device=masks.device)
+    return mask_costs(queries.masks(layer - BOX_LAYERS, image, every), masks)
+
+
+def _mask_losses(queries: Queries, layers: Sequence[Matches], targets: Sequence[Targets]) -> dict[str, Tensor]:
+    """Return the losses of masks, summed over decoder layers; nothing without masks."""
+    masks, logits = [one.masks for one in targets if one.masks is not None], queries.masks
+    if logits is None or len(masks) < len(targets):
+        return {}
+    boxes, untouched = [one.boxes for one in targets], queries.logits.sum() * 0
+    parts = [mask_losses(partial(logits, layer), matches, masks, boxes) for layer, matches in enumerate(layers)]
+    return {
+        term: torch.stack([untouched, *(part[term].to(untouched.device) for part in parts)]).sum()
+        for term in MASK_TERMS
+    }
 
 
 def _balanced(values: Tensor, matched: Tensor, targets: Sequence[Targets]) -> Tensor:

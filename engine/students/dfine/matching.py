@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -20,7 +20,12 @@ Matches = list[tuple[Tensor, Tensor]]
 
 @torch.no_grad()
 def match_layers(
-    logits: Tensor, boxes: Tensor, *, labels: Sequence[Tensor], objects: Sequence[Tensor]
+    logits: Tensor,
+    boxes: Tensor,
+    *,
+    labels: Sequence[Tensor],
+    objects: Sequence[Tensor],
+    extra: Callable[[int, int], Tensor | None] = lambda layer, image: None,
 ) -> list[Matches]:
     """Assign to each object the query of lowest cost in each layer, each query at most once.
 
@@ -29,6 +34,7 @@ def match_layers(
         boxes: (L, B, Q, 4) center x, center y, width, height, as shares of the image.
         labels: (N,) class indices of the objects of each image.
         objects: (N, 4) their boxes, like ``boxes``.
+        extra: Returns further costs (Q, N) of a layer and an image, if there are any.
 
     Returns:
         The matches of each layer.
@@ -42,7 +48,9 @@ def match_layers(
             seen = boxes[layer, image]
             l1 = (seen[:, None] - wanted[None]).abs().sum(-1)
             giou = generalized_iou(to_corners(seen)[:, None], to_corners(wanted)[None])
-            costs.append(CLASS_COST * change[layer, image][:, label] + L1_COST * l1 - GIOU_COST * giou)
+            cost = CLASS_COST * change[layer, image][:, label] + L1_COST * l1 - GIOU_COST * giou
+            more = extra(layer, image)
+            costs.append(cost if more is None else cost + more)
     pairs = assign(costs)
     images = len(labels)
     return [pairs[start : start + images] for start in range(0, len(pairs), images)]

@@ -1,4 +1,4 @@
-"""D-FINE: boxes of a fixed list of classes.
+"""D-FINE: boxes of a fixed list of classes, and on request their masks.
 
 Logits, boxes and distributions come from transformers; the objective is implemented in
 :mod:`engine.students.dfine.criterion`.
@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from transformers import DFineForObjectDetection
 
 from engine.dataset.images.preprocessing import ScaledTransform, from_cxcywh_normalized, to_cxcywh_normalized
+from engine.dataset.mask_targets import mask_targets
+from engine.dataset.predicted_masks import masks_in_boxes
 from engine.dataset.types import Detections, Sample
 from engine.errors import ConfigError
 from engine.models.model import Batch, Example, to_device
@@ -31,6 +37,8 @@ from engine.students.dfine.criterion import (
 )
 from engine.students.dfine.distributions import bin_offsets
 from engine.students.dfine.loading import build, load_base
+from engine.students.dfine.mask_head import STRIDE
+from engine.students.dfine.mask_losses import MASK_TERMS
 from engine.students.dfine.settings import DFineSettings
 from engine.students.dfine.sizes import IMAGE_SIZES
 from engine.students.dfine.traits import DFINE
@@ -41,6 +49,9 @@ DEFAULT_IMAGE_SIZE = (640, 640)
 
 FIELDS = ("labels", "boxes", "scores", "ignored_labels", "ignored_boxes", "ignored_crowds")
 """Fields of :class:`Targets`, in a batch lists of one tensor per image."""
+
+WEIGHTS = {"vfl": "classification"}
+"""Names of the weights of terms in the settings, where they differ from the term's."""
 
 
 class DFine(Student):
@@ -70,6 +81,16 @@ class DFine(Student):
             model, image_size = load_base(folder, classes, settings), DEFAULT_IMAGE_SIZE
         return cls(model, classes=classes, settings=settings, image_size=settings.image_size or image_size)
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Fields of :class:`Targets`."""
+        return (*FIELDS, "masks") if self.settings.masks else FIELDS
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the terms of the loss."""
+        return TERMS + MASK_TERMS if self.settings.masks else TERMS
+
     def is_trained(self, parameter: str) -> bool:
         """Return False for the two constants of the bins."""
         return not parameter.endswith(("decoder.up", "decoder.reg_scale"))
@@ -80,7 +101,7 @@ class DFine(Student):
 
     def files(self) -> dict[str, bytes]:
         """See :meth:`Student.files`."""
-        self.model.config.architectures = [type(self.model).__name__]
+        self.model.config.architectures = [DFineForObjectDetection.__name__]  # which leaves masks out
         height, width = self.image_size
         preprocessor = {
             "image_processor_type": "RTDetrImageProcessor",
@@ -105,6 +126,7 @@ class DFine(Student):
         """
         ignored = sample.is_crowd | sample.ignored
         kept = ~ignored
+        masks = {"masks": torch.from_numpy(self._mask_targets(sample))[kept]} if self.settings.masks else {}
         boxes = torch.from_numpy(to_cxcywh_normalized(sample.boxes_xyxy, *sample.image.shape[:2]))
         labels, crowds = torch.from_numpy(sample.class_indices), torch.from_numpy(sample.is_crowd)
         return {
@@ -115,11 +137,17 @@ class DFine(Student):
             "ignored_labels": labels[ignored],
             "ignored_boxes": boxes[ignored],
             "ignored_crowds": crowds[ignored],
+            **masks,
         }
+
+    def _mask_targets(self, sample: Sample) -> NDArray[np.float32]:
+        height, width = self.image_size
+        geometry, grid = self.transform.plan(*sample.image.shape[:2]), (height // STRIDE, width // STRIDE)
+        return mask_targets(sample, geometry, grid, boundary=self.settings.mask_boundary)
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Return ``pixel_values`` (B, 3, H, W), and a list of B tensors of each field of :class:`Targets`."""
-        fields = {name: [example[name] for example in examples] for name in FIELDS}
+        fields = {name: [example[name] for example in examples] for name in self.fields}
         return {"pixel_values": torch.stack([example["pixel_values"] for example in examples]), **fields}
 
     def count(self, batch: Batch) -> float:
@@ -132,31 +160,38 @@ class DFine(Student):
         Gradients depend on how a step is divided into micro-batches, since batch normalization uses the statistics of
         each, and the number of denoising queries follows from its largest number of objects.
         """
-        targets = [Targets(*one) for one in zip(*(batch[name] for name in FIELDS), strict=True)]
+        targets = [Targets(*one) for one in zip(*(batch[name] for name in self.fields), strict=True)]
         known = [{"class_labels": one.labels, "boxes": one.boxes} for one in targets]
-        outputs = self.model.model(batch["pixel_values"], labels=known)
+        if self.settings.masks:
+            outputs, features = self.model.run(batch["pixel_values"], known)
+        else:
+            outputs, features = self.model.model(batch["pixel_values"], labels=known), None
         with torch.autocast(self.device.type, enabled=False):
-            parts = self._losses(outputs, targets, count=count)
-        weights = [getattr(self.settings, f"{name}_weight") for name in ("classification", "l1", "giou", "fgl", "ddf")]
-        total = torch.stack([weight * parts[term] for weight, term in zip(weights, TERMS, strict=True)]).sum()
+            parts = self._losses(outputs, features, targets, count=count)
+        weights = {term: getattr(self.settings, f"{WEIGHTS.get(term, term)}_weight") for term in self.terms}
+        total = torch.stack([weight * parts[term] for term, weight in weights.items()]).sum()
         return {"loss": total, **{term: value.detach() for term, value in parts.items()}}
 
-    def _losses(self, outputs: Any, targets: Sequence[Targets], *, count: float) -> dict[str, Tensor]:
+    def _losses(
+        self, outputs: Any, features: Tensor | None, targets: Sequence[Targets], *, count: float
+    ) -> dict[str, Tensor]:
         bins, meta = self._bins(), outputs.denoising_meta_values
+        head = None if features is None else MaskedFeatures(self.model.mask_head, features.float())
         proposals = outputs.enc_topk_logits.float(), outputs.enc_topk_bboxes.float()
         if meta is None:
-            return detection_losses(_queries(outputs), proposals, targets, bins=bins, count=count)
+            return detection_losses(_queries(outputs, head=head), proposals, targets, bins=bins, count=count)
         split = meta["dn_num_split"][0]
-        own = detection_losses(_queries(outputs, slice(split, None)), proposals, targets, bins=bins, count=count)
+        matched = _queries(outputs, slice(split, None), head=head)
+        own = detection_losses(matched, proposals, targets, bins=bins, count=count)
         groups = meta["dn_num_group"]
         matches = [
             (positive.cpu(), torch.arange(len(one.labels)).repeat(groups))
             for positive, one in zip(meta["dn_positive_idx"], targets, strict=True)
         ]
         noisy = denoising_losses(
-            _queries(outputs, slice(0, split)), matches, targets, bins=bins, groups=groups, count=count
+            _queries(outputs, slice(0, split), head=head), matches, targets, bins=bins, groups=groups, count=count
         )
-        return {term: own[term] + noisy[term] for term in TERMS}
+        return {term: own[term] + noisy[term] for term in self.terms}
 
     def _bins(self) -> Bins:
         config = self.model.config
@@ -167,7 +202,9 @@ class DFine(Student):
     def predict(self, samples: Sequence[Sample]) -> list[Detections]:
         """Detect all classes in original images: the best pairs of query and class, as published."""
         if self.silent:
-            return [_detections(*(np.empty((0, 4)), np.empty(0), np.empty(0, np.int64)), size=(1, 1)) for _ in samples]
+            nothing = np.empty((0, 4)), np.empty(0), np.empty(0, np.int64)
+            no_masks = np.empty((0, 1, 1)) if self.settings.masks else None
+            return [_detections(*nothing, no_masks, size=(1, 1)) for _ in samples]
         network: nn.Module = self.predictor
         training = network.training
         network.eval()
@@ -183,7 +220,13 @@ class DFine(Student):
         classes = outputs.logits.shape[-1]
         boxes = outputs.pred_boxes.float().gather(1, (best // classes)[..., None].expand(-1, -1, 4))
         found = (values.cpu().numpy() for values in (boxes, scores, best % classes))
-        return [_detections(*one, size=sample.image.shape[:2]) for *one, sample in zip(*found, samples, strict=True)]
+        masks: list[Any] = [None] * len(samples)
+        if self.settings.masks:
+            pairs = zip(outputs.pred_masks.float(), best // classes, strict=True)
+            masks = [one[query].cpu().numpy() for one, query in pairs]
+        return [
+            _detections(*one, size=sample.image.shape[:2]) for *one, sample in zip(*found, masks, samples, strict=True)
+        ]
 
 
 def _check_image_size(config: Any, image_size: tuple[int, int]) -> None:
@@ -201,7 +244,20 @@ def _check_image_size(config: Any, image_size: tuple[int, int]) -> None:
         )
 
 
-def _queries(outputs: Any, some: slice = slice(None)) -> Queries:
+@dataclass(frozen=True)
+class MaskedFeatures:
+    """A mask head and the features (B, C, h, w) of a batch."""
+
+    head: Any
+    features: Tensor
+
+    def logits(self, hidden: Tensor, layer: int, image: int, queries: Tensor) -> Tensor:
+        """Return (K, h, w) of the queries at (K,) indices; ``hidden`` (layers, B, Q, C) are the decoder's outputs."""
+        found: Tensor = self.head.logits(hidden[layer, image, queries], self.features[image])
+        return found
+
+
+def _queries(outputs: Any, some: slice = slice(None), *, head: MaskedFeatures | None) -> Queries:
     """Return the predictions of some queries, layer by layer, in 32 bit."""
     edges = outputs.intermediate_predicted_corners[:, :, some].float().transpose(0, 1)
     return Queries(
@@ -209,13 +265,16 @@ def _queries(outputs: Any, some: slice = slice(None)) -> Queries:
         boxes=outputs.intermediate_reference_points[:, :, some].float().transpose(0, 1),
         edges=edges.unflatten(-1, (4, -1)),
         initial=outputs.initial_reference_points[:, 0, some].float(),
+        masks=None if head is None else partial(head.logits, outputs.intermediate_hidden_states[:, :, some].float()),
     )
 
 
-def _detections(boxes: Any, scores: Any, classes: Any, *, size: tuple[int, int]) -> Detections:
+def _detections(boxes: Any, scores: Any, classes: Any, masks: Any, *, size: tuple[int, int]) -> Detections:
     """Convert the candidates of one image to pixels of the original of ``size`` (height, width)."""
+    boxes_xyxy = from_cxcywh_normalized(boxes, *size)
     return Detections(
-        boxes_xyxy=from_cxcywh_normalized(boxes, *size),
+        boxes_xyxy=boxes_xyxy,
         scores=scores.astype(np.float32),
         class_indices=classes.astype(np.int64),
+        masks=None if masks is None else masks_in_boxes(masks, boxes_xyxy, size),
     )

@@ -13,6 +13,7 @@ DFINE = register(
         title="D-FINE",
         summary="boxes of a fixed list of classes",
         annotations="boxes",
+        can_learn_masks=True,
         settings=DFineSettings,
         model="engine.students.dfine.model:DFine",
         model_types=("d_fine",),
