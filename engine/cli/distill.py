@@ -37,6 +37,7 @@ FLAGS = (
     Flag("--epochs", StudentSpec, "epochs", f"{SETTINGS}students.*.epochs"),
     Flag("--batch-size", StudentSpec, "batch_size", f"{SETTINGS}students.*.batch_size"),
     Flag("--learning-rate", StudentSpec, "learning_rate", f"{SETTINGS}students.*.learning_rate"),
+    Flag("--masks", StudentSpec, "masks", f"{SETTINGS}students.*.masks"),
     Flag("--seed", DistillTrainingSpec, "seed", f"{SETTINGS}training.seed"),
 )
 

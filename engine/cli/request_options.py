@@ -221,6 +221,8 @@ def _request(
 
 def _yaml(value: object) -> str:
     """Return the YAML text of an option's value, which is a list if the option is repeatable."""
+    if isinstance(value, bool):
+        return str(value).lower()
     return f"[{', '.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
 
 

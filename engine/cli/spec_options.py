@@ -42,8 +42,11 @@ def spec_option(model: type[BaseModel], field: str, *flags: str, more: str = "")
         more: Sentence that follows the field's description in the help.
     """
     least, most = bounds(model, field)
+    flags = flags or (f"--{field.replace('_', '-')}",)
+    if option_type(model, field) is bool:
+        flags = tuple(f"{flag}/--no-{flag.removeprefix('--')}" for flag in flags)
     return typer.Option(
-        *(flags or (f"--{field.replace('_', '-')}",)),
+        *flags,
         min=least,
         max=most,
         help=f"{model.model_fields[field].description} {more}".strip(),

@@ -49,6 +49,31 @@ def check_student_data(info: DatasetInfo, dataset: DatasetSpec, name: StudentNam
     _check_splits(info, dataset, name, chosen=True)
 
 
+def learns_masks(info: DatasetInfo, name: StudentName, *, asked: bool | None) -> bool:
+    """Return whether a student learns masks: if training and validation data have some, unless it is asked otherwise.
+
+    Args:
+        info: Inspection of the human labels.
+        name: The student.
+        asked: The user's setting; None: by the data.
+
+    Raises:
+        ConfigError: Masks are asked for, and the student cannot learn them or the data has none.
+    """
+    counts = info.images_with_masks
+    needed = {"all": 2, "train": 1, "val": 1}
+    enough = info.has_masks and all(counts.get(split, least) >= least for split, least in needed.items())
+    able = name.traits.can_learn_masks
+    if asked and not (able and enough):
+        why = (
+            f"{info.source} has too few: it takes one image with masks to learn from and another to measure on"
+            if able
+            else f"{name} learns boxes alone"
+        )
+        raise ConfigError(f"student: masks are asked for, but {why}: leave masks out, or set it to false")
+    return able and enough and asked is not False
+
+
 def _check_usable(info: DatasetInfo, dataset: DatasetSpec) -> None:
     faults = refused(
         info,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from engine.config import data_defaults
-from engine.config.data_checks import check_student_data
+from engine.config.data_checks import check_student_data, learns_masks
 from engine.config.data_section import data_section, train_images
 from engine.config.model import DistillConfig
 from engine.config.resolve import (
@@ -80,6 +80,8 @@ def generate_distill_config(
         override(config, path, setting_value(path, text))
     check_groups(config, groups)
     settings = config["students"][student.slug]
+    if settings["masks"] in (None, True):
+        settings["masks"] = learns_masks(info, student, asked=settings["masks"])
     _fill(settings, images=train_images(info, spec.dataset))
     config["run_id"] = run_id or "unknown"
     check = partial(parse, DistillConfig, where="the configuration")

@@ -41,6 +41,10 @@ class StudentSpec(SpecModel):
     epochs: int | None = Field(default=None, ge=1, le=10_000, description="Passes over the training split.")
     batch_size: int | None = Field(default=None, ge=1, le=4096, description="Images per optimizer step, over all GPUs.")
     learning_rate: LearningRate | None = Field(default=None, description='Peak learning rate, such as "8e-4".')
+    masks: bool | None = Field(
+        default=None,
+        description="Learn a mask of each object too; default: if training and validation data have masks.",
+    )
 
     @model_validator(mode="after")
     def _starts_from_one_of_both(self) -> Self:

@@ -74,7 +74,8 @@ class AnnotatedSplits:
         config: Data section of the configuration.
         whole: Splits with all their images by name: ``train``, ``val`` and, if configured, ``test``.
         folders: Image folder of each split.
-        masks: Whether the teacher learns masks.
+        masks: Whether the model learns masks alone.
+        decoded: Whether masks are decoded, if there are any.
         cache: Cache folder for images.
         images_digest: The fingerprint of all listed images.
         known: Functions that open the images of each split and return the properties that identify equal images.
@@ -85,22 +86,26 @@ class AnnotatedSplits:
     whole: Mapping[str, SplitData]
     folders: Mapping[str, ImageFolder]
     masks: bool
+    decoded: bool
     cache: Path
     images_digest: str = ""
     known: Mapping[str, Known] = field(default_factory=dict)
     folds: tuple[frozenset[str], ...] = ()
 
     @classmethod
-    def of(cls, config: DataConfig, *, masks: bool, seed: int, storage: Storage, cache: Path) -> Self:
+    def of(
+        cls, config: DataConfig, *, masks: bool, seed: int, storage: Storage, cache: Path, decoded: bool = False
+    ) -> Self:
         """Load, divide and check the annotations.
 
         Args:
             config: Data section of the configuration.
-            masks: Whether the teacher learns masks. If so, images without a mask are left out of the training split:
-                they have no loss. For boxes they are negative examples.
+            masks: Whether the model learns masks alone. If so, images without a mask are left out of the training
+                split: they have no loss. For boxes they are negative examples.
             seed: Seed of the split.
             storage: Source of annotations and images.
             cache: Cache folder for images.
+            decoded: Whether masks are decoded, if there are any: also true for boxes with masks.
 
         Raises:
             DataError: The annotations are not those that were inspected, an image is missing, or a split has no
@@ -142,7 +147,7 @@ class AnnotatedSplits:
             else partial(_selected, whole_images, dataset)
             for name, dataset in datasets.items()
         }
-        return cls(config, whole, image_folders, masks, cache, images_digest, known, folds)
+        return cls(config, whole, image_folders, masks, masks or decoded, cache, images_digest, known, folds)
 
     def fetch_images(
         self, name: str, check: Callable[[], None] = lambda: None, *, frame: Frame = Frame.UPRIGHT
@@ -151,7 +156,7 @@ class AnnotatedSplits:
         split = self.whole[name]
         dataset = replace(split.dataset, frame=frame)
         return find_unreadable(
-            dataset, self.folders[name], split.paths, masks=self.masks, cache=self.cache, check=check
+            dataset, self.folders[name], split.paths, masks=self.decoded, cache=self.cache, check=check
         )
 
     def frame(self, unreadable: Mapping[str, Unreadable]) -> Frame:

@@ -60,7 +60,7 @@ class Views(Dataset[Example | TeacherError]):
         _, for_teacher = np.random.SeedSequence([self.seed, visit, index]).spawn(2)
         try:
             chosen = self.teacher.select(self.split.dataset.annotations[index], view)
-            sample = self.split.sample(index, with_masks=self.teacher.needs_masks, select=chosen)
+            sample = self.split.sample(index, with_masks=self.teacher.learns_masks, select=chosen)
             sample = self.augment(sample, int(for_augmentation.generate_state(1)[0]))
             example = self.teacher.example(sample, np.random.default_rng(for_teacher))
             return {**example, "slot": f"{index}/{view % self.take_turns}"} if self.take_turns else example
@@ -100,7 +100,7 @@ def augmentation_of(config: RunConfig, split: SplitData, teacher: Model) -> Call
     masks = any(one.segmentation for objects in annotations for one in objects)
     return Mixer(
         spec,
-        load=partial(split.sample, with_masks=False),
+        load=partial(split.sample, with_masks=teacher.learns_masks),
         load_objects=partial(split.sample, with_masks=masks),
         images=len(annotations),
         shown=tuple(i for i, objects in enumerate(annotations) if not all(one.iscrowd for one in objects)),

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from engine.config import DistillConfig, RunConfig
+from engine.config.students import StudentSettings
 from engine.dataset.checks.unreadable_images import Unreadable
 from engine.models.base_sources import LocalModel
 from engine.registry import ModelName
@@ -73,7 +74,9 @@ def fetch(
     with processes.first_on_machine(), ThreadPoolExecutor(1) as thread:
         fetching = thread.submit(base)
         note("fetching the data; decoding every image once to find unreadable ones")
-        data = AnnotatedSplits.of(config.data, masks=masks, seed=training.seed, storage=storage, cache=cache)
+        data = AnnotatedSplits.of(
+            config.data, masks=masks, seed=training.seed, storage=storage, cache=cache, decoded=_decodes(config, name)
+        )
         unreadable = {name: data.fetch_images(name) for name in data.whole if name != "train"}
         if data.undecided(unreadable):
             note("waiting for the training images: they may show whether EXIF was applied when annotating")
@@ -94,6 +97,11 @@ def fetch(
             for message in (NO_RETENTION_DATA,) if retention is None else skipped_messages(retention.unreadable):
                 note(message)
         return PreparedData(fetching.result(), data, unreadable, retention, labelled)
+
+
+def _decodes(config: RunConfig, name: ModelName) -> bool:
+    settings = config.models.of(name)
+    return isinstance(settings, StudentSettings) and bool(settings.masks)
 
 
 def wait_for_training_images(

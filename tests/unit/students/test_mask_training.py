@@ -1,0 +1,179 @@
+"""A student with masks: decided by the data, trained, resumed, published and measured."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from killed import attempt, published
+from PIL import Image, ImageDraw
+from tiny_student import distill_config
+from toy import toy_sample, write_toy_data
+from typer.testing import CliRunner
+
+from engine.cli.app import app
+from engine.config import DistillConfig
+from engine.config.distill import generate_distill_config
+from engine.dataset import folder_dataset, inspect_dataset
+from engine.dataset.predictions import load_predictions
+from engine.dataset.teacher_labels import teacher_labels
+from engine.errors import ConfigError
+from engine.labelling.predict_folder import predict_folder
+from engine.layout import RunLayout
+from engine.plan import TrainingRun
+from engine.registry import StudentName
+from engine.results.run_files import read_metadata
+from engine.spec.distill import DistillSpec
+from engine.storage import Storage
+from engine.students import load_student
+from engine.training import loop
+from engine.training.publish import train_and_publish
+from engine.training.trainer import TeacherTrainer
+
+DFINE = StudentName.DFINE
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy_data(tmp_path_factory.mktemp("masks") / "all.json", range(16), masks=True)
+
+
+def resolved(data: Path, **student: Any) -> Any:
+    spec = {"dataset": {"annotations": str(data)}, "output": "/o", "student": {"size": "femto"} | student}
+    return generate_distill_config(inspect_dataset(data), DistillSpec.model_validate(spec)).students.of(DFINE)
+
+
+def planned(data: Path, output: Path, **changes: Any) -> DistillConfig:
+    config = distill_config(data, output=output, common={"log_seconds": 1e-6}, masks=True, **changes)
+    Storage().write_bytes(RunLayout.of(config).dataset, inspect_dataset(data).model_dump_json().encode())
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> DistillConfig:
+    folder = tmp_path_factory.mktemp("trained")
+    config = planned(data, folder / "output")
+    train_and_publish(
+        TrainingRun(DFINE, config),
+        storage=Storage(),
+        listener=lambda event: None,
+        work_dir=folder / "work",
+        cache=folder / "cache",
+    )
+    return config
+
+
+def test_masks_are_learned_if_the_data_has_them(data: Path, tmp_path: Path) -> None:
+    boxes = write_toy_data(tmp_path / "boxes.json", range(8))
+    assert resolved(data).masks is True
+    assert resolved(data, masks=False).masks is False
+    assert resolved(boxes).masks is False
+    with pytest.raises(ConfigError, match=r"masks are asked for, but .*boxes\.json has too few"):
+        resolved(boxes, masks=True)
+
+
+def test_the_flag_is_the_field_of_the_manifest(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def caught(manifest: Any, **options: Any) -> None:
+        asked.append(manifest.spec)
+        raise ConfigError("caught")
+
+    monkeypatch.setattr("engine.cli.distill.complete_run", caught)
+    for flag in ("--masks", "--no-masks"):
+        CliRunner().invoke(app, ["distill", "--data", str(data), "--output", str(tmp_path), flag])
+    assert [spec.settings["students.*.masks"] for spec in asked] == ["true", "false"]
+
+
+def test_it_is_published_with_its_mask_ap(trained: DistillConfig) -> None:
+    (result,) = read_metadata(RunLayout.of(trained), Storage()).teachers
+    assert result.after.mask_ap is not None
+    assert 0 <= result.after.mask_ap <= 1
+    student = load_student(RunLayout.of(trained).root, device="cpu")
+    (found,) = student.predict([toy_sample(0)])
+    assert found.masks is not None
+    assert len(found.masks) == len(found) > 0
+    assert "mask AP" in Path(RunLayout.of(trained).report).read_text()
+
+
+@pytest.mark.slow
+def test_killed_it_ends_the_same(
+    data: Path, trained: DistillConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "checkpoint_interval", lambda cost: 0.0)
+    config = planned(data, tmp_path / "output")
+    exit_code, moments, _ = attempt(config, tmp_path / "work", die_at=60, by=signal.SIGKILL, teacher=DFINE)
+    assert exit_code == -signal.SIGKILL, moments
+    assert list(Path(RunLayout.of(config).teacher(DFINE), "last").glob("checkpoint-*"))
+    exit_code, _, said = attempt(config, tmp_path / "another machine", teacher=DFINE)
+    assert (exit_code, said) == (0, "")
+    expected, found = published(trained), published(config)
+    for files in (expected, found):
+        files["DFine"].pop("step_memory_bytes")
+    assert found == expected
+
+
+def test_predicted_masks_are_the_targets_of_the_next_student(trained: DistillConfig, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.fromarray(toy_sample(99).image).save(images / "99.png")
+    labels = tmp_path / "labels.json"
+    student, storage = load_student(RunLayout.of(trained).root, device="cpu"), Storage()
+    dataset = folder_dataset(str(images), student.classes, storage=storage)
+    seen = predict_folder(student, dataset, str(images), threshold=0.0, batch_size=1, overlays=None, storage=storage)
+    labels.write_text(json.dumps(seen.coco))
+    found = load_predictions(str(labels), storage=Storage())
+    assert found.has_masks
+    (objects,) = teacher_labels(found, ("red", "green"), min_score=0, where="labels").annotations
+    assert all(one.segmentation for one in objects)
+
+
+def drawn(file: Path, indices: range) -> Path:
+    """Discs and triangles of random place and size on noise, with their polygons."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    images, annotations = [], []
+    for index in indices:
+        rng = np.random.default_rng([11, index])
+        image = Image.fromarray(rng.integers(0, 60, (64, 64, 3), dtype=np.uint8))
+        images.append({"id": index, "file_name": f"{index}.png", "width": 64, "height": 64})
+        for half in range(2):
+            radius = float(rng.integers(9, 15))
+            x, y = half * 32 + 16.0, float(rng.integers(16, 48))
+            label = int(rng.integers(2))
+            turns = np.linspace(0, 2 * np.pi, 24 if label else 3, endpoint=False) + (0 if label else -np.pi / 2)
+            points = np.stack([x + radius * np.cos(turns), y + radius * np.sin(turns)], axis=1)
+            ImageDraw.Draw(image).polygon([tuple(point) for point in points.tolist()], fill=(60, 220, 90))
+            low, high = points.min(0), points.max(0)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": index,
+                    "category_id": label + 1,
+                    "bbox": [*low.tolist(), *(high - low).tolist()],
+                    "area": float((high - low).prod()),
+                    "iscrowd": 0,
+                    "segmentation": [points.ravel().tolist()],
+                }
+            )
+        image.save(file.parent / f"{index}.png")
+    categories = [{"id": 1, "name": "red"}, {"id": 2, "name": "green"}]  # triangles and discs
+    file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return file
+
+
+@pytest.mark.slow
+def test_it_learns_masks_of_shapes_that_it_was_not_trained_on(tmp_path: Path) -> None:
+    data = drawn(tmp_path / "data" / "all.json", range(120))
+    config = distill_config(
+        data, output=tmp_path / "output", masks=True, epochs=40, batch_size=8, evaluations=1, learning_rate=2e-3
+    )
+    result = TeacherTrainer(config, DFINE, work_dir=tmp_path / "work", cache=tmp_path / "cache").train()
+    print(result.after, result.seconds if hasattr(result, "seconds") else "")
+    assert result.after.mask_ap is not None
+    assert result.after.mask_ap > 0.3
+    # Boxes as masks: a triangle fills half of its box, so that mask AP would stay far below the AP of boxes.
+    assert result.after.mask_ap > 0.7 * result.after.ap
