@@ -14,7 +14,7 @@ from torch import nn
 
 from engine.dataset.types import Detections, Sample
 from engine.optimization.artifact import Artifact, load_artifact, prepare
-from engine.optimization.card import OUTPUTS, ArtifactCard, Preprocessing
+from engine.optimization.card import ArtifactCard, Preprocessing, outputs_of
 from engine.optimization.convert import convert
 from engine.optimization.export import to_onnx
 from engine.optimization.targets import TARGETS
@@ -45,7 +45,7 @@ def artifact_of(
             parts=parts,
             classes=model.classes,
             preprocessing=preprocessing,
-            outputs=OUTPUTS[graph.role],
+            outputs=outputs_of(graph),
             precision=target.precision,
             settings=setting,
             source="",
@@ -104,10 +104,10 @@ def predictions(model: Any, images: Sequence[Any]) -> list[Detections]:
     return [model.predict([Sample.of(image)])[0] for image in images]
 
 
-def random_student(classes: Sequence[str], size: tuple[int, int]) -> DFine:
+def random_student(classes: Sequence[str], size: tuple[int, int], **changes: Any) -> DFine:
     """The smallest student, whose every weight is random: with its own initialization queries tie."""
     torch.manual_seed(0)
-    made = DFine.load(None, classes=classes, settings=student_settings(image_size=size))
+    made = DFine.load(None, classes=classes, settings=student_settings(image_size=size, **changes))
     for parameter in made.model.parameters():
         if parameter.dim() > 1:
             nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)

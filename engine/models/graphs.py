@@ -41,20 +41,24 @@ class QueryDetector(nn.Module):
     """A detector of the DETR family as a graph: the best pairs of query and class, as published.
 
     Its input is ``pixel_values`` (1, 3, H, W). Its outputs are ``boxes`` (1, K, 4), corners as shares of the image's
-    width and height, ``scores`` (1, K), descending, and ``labels`` (1, K) int64.
+    width and height, ``scores`` (1, K), descending, and ``labels`` (1, K) int64; of a model with masks also ``masks``
+    (1, K, H/4, W/4), logits.
     """
 
-    def __init__(self, detector: Any, *, limit: int) -> None:
+    def __init__(self, detector: Any, *, limit: int, masks: bool = False) -> None:
         super().__init__()
-        self.detector, self.limit = detector, limit
+        self.detector, self.limit, self.masks = detector, limit, masks
 
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
         outputs = self.detector(pixel_values)
         classes = outputs.logits.shape[-1]
         scores, best = outputs.logits.sigmoid().flatten(1).topk(min(self.limit, outputs.logits[0].numel()))
         query = torch.div(best, classes, rounding_mode="floor")
-        return corners(outputs.pred_boxes.gather(1, query[..., None].expand(-1, -1, 4))), scores, best % classes
+        boxes = corners(outputs.pred_boxes.gather(1, query[..., None].expand(-1, -1, 4)))
+        if not self.masks:
+            return boxes, scores, best % classes
+        return boxes, scores, best % classes, outputs.pred_masks[0].index_select(0, query[0])[None]
 
 
 def corners(boxes: Tensor) -> Tensor:
@@ -63,13 +67,13 @@ def corners(boxes: Tensor) -> Tensor:
     return torch.cat([centre - size / 2, centre + size / 2], dim=-1).clamp(0, 1)
 
 
-def query_detector_graph(model: Any, *, shape: tuple[int, int], limit: int) -> Graph:
+def query_detector_graph(model: Any, *, shape: tuple[int, int], limit: int, masks: bool = False) -> Graph:
     """Return the graph of a detector of the DETR family in transformers, for images of (height, width)."""
     return Graph(
         role="detector",
-        module=QueryDetector(copy.deepcopy(model).cpu().float().eval(), limit=limit).eval(),
+        module=QueryDetector(copy.deepcopy(model).cpu().float().eval(), limit=limit, masks=masks).eval(),
         inputs={"pixel_values": torch.zeros(1, 3, *shape)},
-        outputs=("boxes", "scores", "labels"),
+        outputs=("boxes", "scores", "labels", *(("masks",) if masks else ())),
         quantized=((r"/detector/model/(backbone|encoder\w*|decoder_input_proj)\b",), (r"/detector/model/backbone\b",)),
     )
 

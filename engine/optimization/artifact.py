@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from engine.dataset.images.preprocessing import Geometry
+from engine.dataset.predicted_masks import masks_in_boxes
 from engine.dataset.types import Detections, Frame, Sample
 from engine.errors import ConfigError
 from engine.optimization.card import ArtifactCard, Preprocessing
@@ -61,6 +62,7 @@ class Artifact:
             boxes_xyxy=boxes[kept].astype(np.float32),
             scores=found["scores"][0][kept].astype(np.float32),
             class_indices=found["labels"][0][kept].astype(np.int64),
+            masks=masks_in_boxes(found["masks"][0][kept], boxes[kept], (height, width)) if "masks" in found else None,
             cut=True,
         )
 

@@ -5,7 +5,7 @@ In ONNX it is the entry ``card`` of ``metadata_props``, in OpenVINO the value ``
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,6 +20,9 @@ from engine.dataset.images.preprocessing import (
 from engine.dataset.types import Frame
 from engine.text.format_version import FORMAT_VERSION
 
+if TYPE_CHECKING:
+    from engine.models.graphs import Graph
+
 KEY = "card"
 
 Resize = Literal["shortest_edge", "longest_edge", "exact"]
@@ -32,6 +35,12 @@ _RESIZE: dict[str, tuple[Resize, bool]] = {
 }
 """Rule of each transform, and if it normalises."""
 
+MASKS = (
+    " masks (1, K, h, w) float32: the mask of each box over the whole image, positive on the object; scale it "
+    "bilinearly to the image, and leave out what lies outside the box."
+)
+"""Sentence on the further output of a detector with masks."""
+
 OUTPUTS = {
     "detector": "boxes (1, K, 4) float32: left, top, right, bottom as shares of the image's width and height. scores "
     "(1, K) float32 in 0..1, descending. labels (1, K) int64: positions in classes.",
@@ -40,6 +49,11 @@ OUTPUTS = {
     "scale it bilinearly to the input and cut the padding off first, unless resize is exact. iou (1, 1) float32: "
     "predicted IoU of the mask. The input box (1, 4) float32 has corners in pixels of the model's input.",
 }
+
+
+def outputs_of(graph: Graph) -> str:
+    """Return the description of the outputs of a graph."""
+    return OUTPUTS[graph.role] + (MASKS if "masks" in graph.outputs else "")
 
 
 class Preprocessing(BaseModel):

@@ -39,6 +39,7 @@ class Artifacts(Result):
     split: str = Field(description="`val`: measured on the validation split of its run; `all`: on all given images.")
     images: int
     torch_ap: float = Field(description="AP of the model in torch on the same images.")
+    torch_mask_ap: float | None = Field(default=None, description="The same by the IoU of masks.")
     input_height: int
     input_width: int
     artifacts: tuple[ArtifactResult, ...]
@@ -113,6 +114,7 @@ def optimize(
             preprocessing=Preprocessing.of(source.model.transform, height=height, width=width),
             images=images,
             ap=reference.metrics.ap,
+            mask_ap=reference.metrics.mask_ap,
             threads=threads,
             folder=Path(folder),
             working=working,
@@ -125,6 +127,7 @@ def optimize(
             split=images.split,
             images=len(images.dataset),
             torch_ap=reference.metrics.ap,
+            torch_mask_ap=reference.metrics.mask_ap,
             input_height=height,
             input_width=width,
             artifacts=tuple(workshop.make(target, drop) for target, drop in targets),

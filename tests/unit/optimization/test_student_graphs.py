@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from artifacts import artifact_of, assert_same, predictions, random_student, scene
+from pycocotools import mask as coco_mask
 
 from engine.errors import ConfigError
 from engine.optimization.convert import eight_bit_weights
@@ -106,3 +107,17 @@ def test_calibrated_8_bit_computes_the_backbone_in_8_bit_and_the_decoder_in_floa
 def test_a_student_has_no_other_input_size(student) -> None:
     with pytest.raises(ConfigError, match="96x128 pixels: leave the image size out"):
         student.graphs((64, 64), [])
+
+
+def test_masks_are_those_of_torch_in_every_runtime(tmp_path) -> None:
+    masked = random_student(["a", "b", "c"], SIZE, masks=True)
+    images = [scene(0, SIZE), scene(9, (60, 50))]
+    for kind in (ArtifactFormat.ONNX, ArtifactFormat.OPENVINO):
+        artifact = artifact_of(masked, tmp_path, [SIZE], kind=kind)
+        assert "masks (1, K, h, w)" in artifact.card.outputs
+        for found, expected in zip(predictions(artifact, images), predictions(masked, images), strict=True):
+            assert found.masks is not None
+            assert expected.masks is not None
+            best = [coco_mask.decode(one.masks[:10]) for one in (found, expected)]
+            assert best[1].any()
+            assert (best[0] != best[1]).mean() < 1e-3
