@@ -50,7 +50,7 @@ def check_student_data(info: DatasetInfo, dataset: DatasetSpec, name: StudentNam
 
 
 def learns_masks(info: DatasetInfo, name: StudentName, *, asked: bool | None) -> bool:
-    """Return whether a student learns masks: if training and validation data have some, unless it is asked otherwise.
+    """Return whether a student learns masks: if training and validation data have some, unless the user set it.
 
     Args:
         info: Inspection of the human labels.
@@ -58,7 +58,7 @@ def learns_masks(info: DatasetInfo, name: StudentName, *, asked: bool | None) ->
         asked: The user's setting; None: by the data.
 
     Raises:
-        ConfigError: Masks are asked for, and the student cannot learn them or the data has none.
+        ConfigError: The user wants masks, and the student cannot learn them or the data has none.
     """
     counts = info.images_with_masks
     needed = {"all": 2, "train": 1, "val": 1}
@@ -70,7 +70,7 @@ def learns_masks(info: DatasetInfo, name: StudentName, *, asked: bool | None) ->
             if able
             else f"{name} learns boxes alone"
         )
-        raise ConfigError(f"student: masks are asked for, but {why}: leave masks out, or set it to false")
+        raise ConfigError(f"student: masks is true, but {why}: leave masks out, or set it to false")
     return able and enough and asked is not False
 
 
