@@ -121,8 +121,9 @@ class Student(Model):
         if self.averaged is None:
             return
         decay = self.settings.ema_decay * (1 - math.exp(-step / EMA_WARMUP))
+        own = self._own
         for name, average in _tensors(self.averaged).items():
-            value = self._own[name]
+            value = own[name]
             if average.is_floating_point():
                 average.lerp_(value, 1 - decay)
             else:
