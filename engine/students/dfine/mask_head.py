@@ -13,9 +13,6 @@ from transformers import DFineConfig, DFineForObjectDetection
 
 from engine.errors import BaseModelError
 
-STRIDE = 4
-"""Pixels of the input along a side of a cell of the masks."""
-
 HEAD = "mask_head."
 """Prefix of the weights that a D-FINE for boxes lacks."""
 
@@ -68,7 +65,7 @@ class MaskedDFine(DFineForObjectDetection):  # type: ignore[misc] # untyped
     Sizes without a feature map of stride 8 get it from the backbone.
 
     Raises:
-        BaseModelError: There is no such feature map.
+        BaseModelError: The backbone has no such feature map.
     """
 
     def __init__(self, config: DFineConfig) -> None:

@@ -13,48 +13,33 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DFineForObjectDetection
 
-from engine.dataset.images.preprocessing import ScaledTransform, from_cxcywh_normalized, to_cxcywh_normalized
-from engine.dataset.mask_targets import mask_targets
-from engine.dataset.predicted_masks import masks_in_boxes
-from engine.dataset.types import Detections, Sample
+from engine.dataset.images.preprocessing import ScaledTransform
 from engine.errors import ConfigError
-from engine.models.model import Batch, Example, to_device
-from engine.models.student import Student
+from engine.models.model import Batch
 from engine.storage.base_model_identity import CONFIG, PREPROCESSOR
-from engine.students.dfine.criterion import (
-    TERMS,
-    Bins,
-    Queries,
-    Targets,
-    denoising_losses,
-    detection_losses,
-)
+from engine.students.detector import Detector
+from engine.students.dfine.criterion import TERMS, Bins, Queries, denoising_losses, detection_losses
 from engine.students.dfine.distributions import bin_offsets
 from engine.students.dfine.loading import build, load_base
-from engine.students.dfine.mask_head import STRIDE
 from engine.students.dfine.mask_losses import MASK_TERMS
 from engine.students.dfine.settings import DFineSettings
 from engine.students.dfine.sizes import IMAGE_SIZES
 from engine.students.dfine.traits import DFINE
+from engine.students.targets import Targets
 from engine.traits import StudentTraits
 
 DEFAULT_SIZE = "nano"
 DEFAULT_IMAGE_SIZE = (640, 640)
 
-FIELDS = ("labels", "boxes", "scores", "ignored_labels", "ignored_boxes", "ignored_crowds")
-"""Fields of :class:`Targets`, in a batch lists of one tensor per image."""
-
 WEIGHTS = {"vfl": "classification"}
 """Names of the weights of terms in the settings, where they differ from the term's."""
 
 
-class DFine(Student):
+class DFine(Detector):
     """D-FINE (arXiv:2410.13842) with the classes of one dataset."""
 
     traits: ClassVar[StudentTraits] = DFINE
@@ -80,11 +65,6 @@ class DFine(Student):
         else:
             model, image_size = load_base(folder, classes, settings), DEFAULT_IMAGE_SIZE
         return cls(model, classes=classes, settings=settings, image_size=settings.image_size or image_size)
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """Fields of :class:`Targets`."""
-        return (*FIELDS, "masks") if self.settings.masks else FIELDS
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -117,42 +97,6 @@ class DFine(Student):
             CONFIG: self.model.config.to_json_string(use_diff=False).encode(),
             PREPROCESSOR: (json.dumps(preprocessor, indent=2) + "\n").encode(),
         }
-
-    def example(self, sample: Sample, rng: np.random.Generator) -> Example:
-        """Preprocess one image and its objects.
-
-        Returns:
-            ``pixel_values`` (3, H, W) float32, and the fields of :class:`Targets`.
-        """
-        ignored = sample.is_crowd | sample.ignored
-        kept = ~ignored
-        masks = {"masks": torch.from_numpy(self._mask_targets(sample))[kept]} if self.settings.masks else {}
-        boxes = torch.from_numpy(to_cxcywh_normalized(sample.boxes_xyxy, *sample.image.shape[:2]))
-        labels, crowds = torch.from_numpy(sample.class_indices), torch.from_numpy(sample.is_crowd)
-        return {
-            "pixel_values": torch.from_numpy(self.transform.image(sample.image)),
-            "labels": labels[kept],
-            "boxes": boxes[kept],
-            "scores": torch.from_numpy(sample.object_scores)[kept],
-            "ignored_labels": labels[ignored],
-            "ignored_boxes": boxes[ignored],
-            "ignored_crowds": crowds[ignored],
-            **masks,
-        }
-
-    def _mask_targets(self, sample: Sample) -> NDArray[np.float32]:
-        height, width = self.image_size
-        geometry, grid = self.transform.plan(*sample.image.shape[:2]), (height // STRIDE, width // STRIDE)
-        return mask_targets(sample, geometry, grid, boundary=self.settings.mask_boundary)
-
-    def collate(self, examples: Sequence[Example]) -> Batch:
-        """Return ``pixel_values`` (B, 3, H, W), and a list of B tensors of each field of :class:`Targets`."""
-        fields = {name: [example[name] for example in examples] for name in self.fields}
-        return {"pixel_values": torch.stack([example["pixel_values"] for example in examples]), **fields}
-
-    def count(self, batch: Batch) -> float:
-        """Return the number of objects in the batch."""
-        return float(sum(len(boxes) for boxes in batch["boxes"]))
 
     def loss(self, batch: Batch, *, count: float) -> dict[str, Tensor]:
         """See :meth:`Model.loss`; parts are the terms of :mod:`engine.students.dfine.criterion`.
@@ -198,36 +142,6 @@ class DFine(Student):
         offsets = bin_offsets(config.max_num_bins, bound=config.up, scale=config.reg_scale)
         return Bins(offsets.to(self.device), float(config.reg_scale))
 
-    @torch.no_grad()
-    def predict(self, samples: Sequence[Sample]) -> list[Detections]:
-        """Detect all classes in original images: the best pairs of query and class, as published."""
-        if self.silent:
-            nothing = np.empty((0, 4)), np.empty(0), np.empty(0, np.int64)
-            no_masks = np.empty((0, 1, 1)) if self.settings.masks else None
-            return [_detections(*nothing, no_masks, size=(1, 1)) for _ in samples]
-        network: nn.Module = self.predictor
-        training = network.training
-        network.eval()
-        pixels = torch.stack([torch.from_numpy(self.transform.image(sample.image)) for sample in samples])
-        outputs: Any = network(to_device(pixels, self.device))
-        network.train(training)
-        scores, best = (
-            outputs.logits.float()
-            .sigmoid()
-            .flatten(1)
-            .topk(min(self.settings.max_detections, outputs.logits[0].numel()))
-        )
-        classes = outputs.logits.shape[-1]
-        boxes = outputs.pred_boxes.float().gather(1, (best // classes)[..., None].expand(-1, -1, 4))
-        found = (values.cpu().numpy() for values in (boxes, scores, best % classes))
-        masks: list[Any] = [None] * len(samples)
-        if self.settings.masks:
-            pairs = zip(outputs.pred_masks.float(), best // classes, strict=True)
-            masks = [one[query].cpu().numpy() for one, query in pairs]
-        return [
-            _detections(*one, size=sample.image.shape[:2]) for *one, sample in zip(*found, masks, samples, strict=True)
-        ]
-
 
 def _check_image_size(config: Any, image_size: tuple[int, int]) -> None:
     """Check that the feature maps have a position for each query.
@@ -266,15 +180,4 @@ def _queries(outputs: Any, some: slice = slice(None), *, head: MaskedFeatures | 
         edges=edges.unflatten(-1, (4, -1)),
         initial=outputs.initial_reference_points[:, 0, some].float(),
         masks=None if head is None else partial(head.logits, outputs.intermediate_hidden_states[:, :, some].float()),
-    )
-
-
-def _detections(boxes: Any, scores: Any, classes: Any, masks: Any, *, size: tuple[int, int]) -> Detections:
-    """Convert the candidates of one image to pixels of the original of ``size`` (height, width)."""
-    boxes_xyxy = from_cxcywh_normalized(boxes, *size)
-    return Detections(
-        boxes_xyxy=boxes_xyxy,
-        scores=scores.astype(np.float32),
-        class_indices=classes.astype(np.int64),
-        masks=None if masks is None else masks_in_boxes(masks, boxes_xyxy, size),
     )

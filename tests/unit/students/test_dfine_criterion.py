@@ -13,9 +13,10 @@ from torch import Tensor
 from transformers import DFineConfig
 from transformers.loss.loss_d_fine import DFineForObjectDetectionLoss, DFineLoss, bbox2distance, weighting_function
 
-from engine.students.dfine.criterion import Bins, Queries, Targets, denoising_losses, detection_losses
+from engine.students.dfine.criterion import Bins, Queries, denoising_losses, detection_losses
 from engine.students.dfine.distributions import bin_offsets, edge_targets
 from engine.students.dfine.matching import match_layers, unite
+from engine.students.targets import Targets
 
 CLASSES, QUERIES, LAYERS, BINS = 3, 12, 3, 32
 CONFIG = DFineConfig(id2label={index: str(index) for index in range(CLASSES)}, decoder_layers=LAYERS)
