@@ -6,6 +6,7 @@
                                result.json  samples.json  samples/  splits.json  validation/
                                last/   checkpoint-<step>.safetensors  detected-<sha256>.safetensors  best/
                                        trial-<number>/  fold-<number>/  final/   checkpoints of several trainings
+    artifacts/<student>/       exported files of a student: model.onnx …, detect.py, artifacts.json
     attempts/                  commits of the publishing attempts: :mod:`engine.storage.publication`
 
 Each teacher's ``result.json`` is written after all else of that teacher; ``metadata.json`` after all else of the
@@ -30,12 +31,14 @@ METADATA = "metadata.json"
 LOGS = "logs"
 TEACHERS = "teachers"
 STUDENTS = "students"
+ARTIFACTS = "artifacts"
 
 # In a teacher's folder
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER = "adapter_model.safetensors"
 ADAPTER_CARD = "teacher.json"
 STUDENT_CARD = "student.json"
+ARTIFACT_RESULTS = "artifacts.json"
 README = "README.md"
 RESULT = "result.json"
 SAMPLES = "samples.json"
@@ -148,6 +151,10 @@ class RunLayout:
     def teacher(self, teacher: ModelName) -> str:
         """Folder of one teacher's adapter, as for :func:`engine.teachers.load_adapted`, or of a student."""
         return join(self.root, adapter_folder(teacher))
+
+    def artifacts(self, student: ModelName) -> str:
+        """Folder of the exported files of a student."""
+        return join(self.root, ARTIFACTS, student.slug)
 
     def result(self, teacher: ModelName) -> str:
         """Result of one teacher, a :class:`engine.results.types.TeacherResult`."""

@@ -1,4 +1,4 @@
-"""The stages of a run: inspection, then one per teacher. Each is a Job on a cluster and a process on one machine.
+"""The stages of a run: inspection, one per model, optimization. Each is a Job or a process of this machine.
 
 The operator and the local runner both work from :func:`all_stages`. A teacher in the registry has its stage; any other
 stage is added to ``AFTER_TRAINING``. Both then start it, report it and wait for it by the same code as every other.
@@ -7,10 +7,11 @@ stage is added to ``AFTER_TRAINING``. Both then start it, report it and wait for
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import NamedTuple
 
+from engine.errors import ArtifactRefusedError, NotBetterThanBaseError, TeacherError
 from engine.registry import ModelName, prompters
 from engine.results.outcome import Outcome
 from engine.results.types import Result
@@ -50,6 +51,9 @@ class Stage:
         uses_gpu: It runs in the trainer image with the run's GPUs, and reports progress.
         exclusive: Two processes of it must never run at a time.
         retries: Number of retries; None: as the run says (``spec.backoffLimit``).
+        published: Its result is part of the published run, so that a published run needs no process of it.
+        verdict: Error with which it ends after it has published a result that is not good enough: later stages run all
+            the same; None: every error ends the run.
         run_limit_seconds: Longest time in which its containers may run, over all attempts; None: as the run says
             (``spec.activeDeadlineSeconds``).
     """
@@ -66,6 +70,8 @@ class Stage:
     uses_gpu: bool = False
     exclusive: bool = True
     retries: int | None = 2
+    published: bool = False
+    verdict: type[TeacherError] | None = None
     run_limit_seconds: int | None = 4 * 3600
 
 
@@ -95,19 +101,34 @@ def training(teacher: ModelName) -> Stage:
         follows={before.value: "whose boxes it is prompted by" for before in prompters(teacher)},
         uses_gpu=True,
         retries=None,
+        published=True,
+        verdict=NotBetterThanBaseError,
         run_limit_seconds=None,
     )
 
+
+OPTIMIZATION = Stage(
+    name="Optimization",
+    slug="optimize",
+    title="optimization",
+    activity="the student is being exported and measured",
+    arguments=lambda given: ("optimize", "--config", given.config),
+    published=True,
+    verdict=ArtifactRefusedError,
+)
+"""Exports the student of a distillation that asks for it. It needs a CPU only."""
 
 AFTER_TRAINING: tuple[Stage, ...] = ()
 """Stages that come after the training of all teachers."""
 
 
 def all_stages() -> tuple[Stage, ...]:
-    """Return every stage, in order of execution."""
+    """Return every stage of a run of teachers, in order of execution."""
     return (INSPECTION, *map(training, TeacherName), *AFTER_TRAINING)
 
 
-def of_run(models: Sequence[ModelName]) -> tuple[Stage, ...]:
-    """Return the stages of a run that trains these models, in order."""
-    return (INSPECTION, *(training(name) for name in ModelName if name in models), *AFTER_TRAINING)
+def of_run(models: Sequence[ModelName], *, optimize: bool = False) -> tuple[Stage, ...]:
+    """Return the stages of a run that trains these models, in order, and exports them with ``optimize``."""
+    trained = [training(name) for name in ModelName if name in models]
+    exported = (replace(OPTIMIZATION, requires=tuple(stage.name for stage in trained)),) if optimize else ()
+    return (INSPECTION, *trained, *exported, *AFTER_TRAINING)

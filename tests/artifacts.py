@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from tiny_student import student_settings
 from torch import nn
 
@@ -20,6 +22,9 @@ from engine.optimization.export import to_onnx
 from engine.optimization.targets import TARGETS
 from engine.spec import ArtifactFormat
 from engine.students.dfine.model import DFine
+
+SIZE = (96, 128)
+"""Height and width of the images of :func:`write_data`."""
 
 
 def artifact_of(
@@ -112,3 +117,33 @@ def random_student(classes: Sequence[str], size: tuple[int, int], **changes: Any
         if parameter.dim() > 1:
             nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
     return made
+
+
+def write_data(folder: Path, model: Any, images: int) -> Path:
+    """Images, with the best boxes that the model finds as the truth, so that its AP is high."""
+    (folder / "images").mkdir(parents=True)
+    coco: dict[str, Any] = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": 10 + i, "name": name} for i, name in enumerate(model.classes)],
+    }
+    for index in range(images):
+        picture = scene(index, SIZE)
+        Image.fromarray(picture).save(folder / "images" / f"{index}.png")
+        coco["images"].append({"id": index, "file_name": f"{index}.png", "height": SIZE[0], "width": SIZE[1]})
+        (found,) = model.predict([Sample.of(picture)])
+        for box, label in list(zip(found.boxes_xyxy.tolist(), found.class_indices.tolist(), strict=True))[:4]:
+            left, top, right, bottom = box
+            area = (right - left) * (bottom - top)
+            coco["annotations"].append(
+                {
+                    "id": len(coco["annotations"]) + 1,
+                    "image_id": index,
+                    "category_id": 10 + label,
+                    "bbox": [left, top, right - left, bottom - top],
+                    "area": area,
+                    "iscrowd": 0,
+                }
+            )
+    (folder / "annotations.json").write_text(json.dumps(coco))
+    return folder / "annotations.json"

@@ -53,6 +53,13 @@ def teacher_fields(teachers: Any) -> Any:
     return [{"name": one} if isinstance(one, str) else one for one in teachers]
 
 
+def artifact_fields(formats: Any) -> Any:
+    """Return the list ``optimize`` of the spec; anything but a list is left to validation."""
+    if not isinstance(formats, list | tuple):
+        return formats
+    return [{"format": str(one)} if isinstance(one, str) else one for one in formats]
+
+
 def yaml_text(value: Any) -> str:
     """Return the YAML text of a setting: text as it is, other values as JSON."""
     return value if isinstance(value, str) else json.dumps(value)

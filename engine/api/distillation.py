@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine import runner
-from engine.api.arguments import Fields, dataset_fields, open_storage, yaml_text
+from engine.api.arguments import Fields, artifact_fields, dataset_fields, open_storage, yaml_text
 from engine.api.fine_tuning import FineTuned
 from engine.manifest import DistillManifest
 from engine.results.events import Listener, ignore_event
-from engine.spec import AugmentationSpec, DatasetSpec, StorageSpec
+from engine.spec import ArtifactSpec, AugmentationSpec, DatasetSpec, StorageSpec
 from engine.spec.base import NUMBERS
 from engine.spec.distill import DistillSpec, DistillTrainingSpec, StudentSpec, UnlabelledSpec
 from engine.text.pydantic_errors import parse
@@ -31,6 +31,7 @@ def distill(
     student: str | StudentSpec | Fields | None = None,
     teacher: str | Path | None = None,
     unlabelled: str | Path | UnlabelledSpec | Fields | None = None,
+    optimize: Sequence[str | ArtifactSpec | Fields] = (),
     augmentation: AugmentationSpec | Fields | None = None,
     training: DistillTrainingSpec | Fields | None = None,
     storage: StorageSpec | Fields | None = None,
@@ -52,6 +53,7 @@ def distill(
         teacher: Folder of a run of teachers, or of an adapter, that labels the unlabelled images.
         unlabelled: Folder of further training images without human labels; with ``{"labels": …}`` their labels with
             scores, as :func:`label` writes them.
+        optimize: Formats to export the student to, by name or as ``{"format": "onnx-int8", "max_ap_drop": 0.02}``.
         augmentation: Characteristics of the objects and their environment.
         training: Settings of the training.
         storage: Access to object storage.
@@ -61,7 +63,9 @@ def distill(
         again: Train even if this very run is published.
 
     Returns:
-        The published run; :func:`load_student` takes its folder.
+        The published run; :func:`load_student` takes its folder. ``metadata.artifacts`` are the measurements of the
+        exported files. One that loses too much AP is not in the folder; the student and the others are:
+        :func:`engine.results.artifacts.refuse_lossy` raises an error for it.
 
     Raises:
         TeacherError: The kind names the cause.
@@ -72,6 +76,7 @@ def distill(
         "student": {"name": student} if isinstance(student, str) else student,
         "teacher": None if teacher is None else str(teacher),
         "unlabelled": {"images": str(unlabelled)} if isinstance(unlabelled, str | Path) else unlabelled,
+        "optimize": artifact_fields(optimize),
         "augmentation": augmentation,
         "training": training,
         "storage": storage,
@@ -79,7 +84,9 @@ def distill(
     }
     spec = {field: value for field, value in given.items() if value is not None}
     asked = parse(DistillSpec, spec, where="the request", by_name=True, context=NUMBERS)
-    manifest = runner.label_unlabelled(parse(DistillManifest, {"name": name, "spec": asked}, where="the request"))
+    manifest = parse(DistillManifest, {"name": name, "spec": asked}, where="the request")
+    runner.check_artifact_formats(manifest)
+    manifest = runner.label_unlabelled(manifest)
     access = open_storage(asked.storage)
     info, runs = runner.prepare(manifest, access)
     done = runner.run_stages(info, runs, access, listener=listener, work_dir=work_dir, again=again)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.api.arguments import Fields, choice_of, open_storage
+from engine.api.arguments import Fields, artifact_fields, choice_of, open_storage
 from engine.errors import ConfigError
 from engine.processes.threads import usable_cores
 from engine.spec import ArtifactFormat, ArtifactSpec, Crowds, ExifOrientation, StorageSpec
@@ -16,7 +16,7 @@ from engine.storage import default_cache
 from engine.text.pydantic_errors import parse
 
 if TYPE_CHECKING:
-    from engine.optimization.optimize import Artifacts
+    from engine.results.artifacts import Artifacts
 
 
 def optimize(
@@ -54,14 +54,16 @@ def optimize(
 
     Returns:
         Measurements of all artifacts. Those that lose too much AP are not published, see
-        :func:`engine.optimization.optimize.refuse_lossy`.
+        :func:`engine.results.artifacts.refuse_lossy`.
 
     Raises:
         TeacherError: The kind names the cause.
     """
     if threads is not None:
         THREADS.check("threads", threads)
-    wanted = [_artifact(one) for one in formats]
+    wanted = [
+        parse(ArtifactSpec, one, where="formats", by_name=True, context=NUMBERS) for one in artifact_fields(formats)
+    ]
     from engine.optimization.optimize import check_formats, check_size
     from engine.optimization.optimize import optimize as build
     from engine.optimization.source import measuring_images, open_source
@@ -102,8 +104,3 @@ def optimize(
 
 def _text(path: str | Path | None) -> str | None:
     return None if path is None else str(path)
-
-
-def _artifact(given: str | ArtifactSpec | Fields) -> ArtifactSpec:
-    fields = {"format": given} if isinstance(given, str) else given
-    return parse(ArtifactSpec, fields, where="formats", by_name=True, context=NUMBERS)

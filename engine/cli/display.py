@@ -13,6 +13,7 @@ from rich.table import Table
 from engine.dataset.types import DatasetInfo, Severity
 from engine.errors import TeacherError
 from engine.evaluation.conclusion import Conclusion, conclude_result
+from engine.results.artifacts import Artifacts
 from engine.results.metric_table import Change, ceiling_sentence, changes, metric_text, metric_values
 from engine.results.no_gain import warning
 from engine.results.trials import selection_sentence, trial_sentence
@@ -134,6 +135,31 @@ def show_results(results: Sequence[TeacherResult]) -> None:
             )
     for result in results:
         console.print(f"{result.adapter.uri}  sha256 {result.adapter.sha256[:12]}…", markup=False, soft_wrap=True)
+
+
+def show_artifacts(made: Artifacts) -> None:
+    """Print one row for each artifact, and the precision that ran."""
+    which = "the validation split" if made.split == "val" else "all images"
+    note(f"{made.model}: AP {made.torch_ap:.3f} in torch on {which} ({made.images} images)")
+    table = Table("format", "setting", "AP", "size", "p50 / p95", "end to end", "computed in", header_style="bold")
+    for one in made.artifacts:
+        speed = one.benchmark
+        if speed is None:
+            table.add_row(one.format.value, one.setting, "–" if one.ap is None else f"{one.ap:.3f}", "refused")
+            continue
+        parts = [f"{latency.p50:.1f} / {latency.p95:.1f} ms" for latency in speed.engine.values()]
+        table.add_row(
+            one.format.value,
+            one.setting,
+            f"{one.ap:.3f}",
+            f"{one.size_bytes / 1e6:.2f} MB",
+            " + ".join(parts),
+            f"{speed.end_to_end.p50:.1f} / {speed.end_to_end.p95:.1f} ms",
+            speed.precisions,
+        )
+    console.print(table)
+    if speeds := [one.benchmark for one in made.artifacts if one.benchmark is not None]:
+        note(f"batch 1, threads: {speeds[0].threads}, {speeds[0].cpu}")
 
 
 def show_conclusion(concluded: Conclusion) -> None:

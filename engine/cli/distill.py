@@ -9,10 +9,24 @@ import typer
 
 from engine.cli import options
 from engine.cli.complete_run import complete_run
-from engine.cli.display import console, show_results
+from engine.cli.display import console, show_artifacts, show_results
 from engine.cli.progress_style import Progress, ProgressStyle
-from engine.cli.request_options import CROWDS, DATA, ENDPOINT, EXIF, IMAGES, SETTINGS, Flag, Request, takes_request
+from engine.cli.request_options import (
+    CROWDS,
+    DATA,
+    ENDPOINT,
+    EXIF,
+    FORMATS,
+    IMAGES,
+    MAX_AP_DROP,
+    SETTINGS,
+    Flag,
+    Request,
+    takes_request,
+)
 from engine.manifest import DistillManifest
+from engine.results.artifacts import refuse_lossy
+from engine.spec import ArtifactSpec
 from engine.spec.distill import DistillSpec, DistillTrainingSpec, StudentSpec, UnlabelledSpec
 
 SPLITS = tuple(flag for flag in DATA if flag.flag in ("--data", "--train", "--val", "--test", "--group-by"))
@@ -33,6 +47,8 @@ FLAGS = (
     Flag("--student", StudentSpec, "name", "student.name", "Default: the first."),
     Flag("--size", StudentSpec, "size", "student.size"),
     Flag("--base-model", StudentSpec, "base_model", "student.baseModel"),
+    Flag("--format", ArtifactSpec, "format", FORMATS, "Repeatable: export the trained student to it."),
+    Flag("--max-ap-drop", ArtifactSpec, "max_ap_drop", MAX_AP_DROP),
     ENDPOINT,
     Flag("--epochs", StudentSpec, "epochs", f"{SETTINGS}students.*.epochs"),
     Flag("--batch-size", StudentSpec, "batch_size", f"{SETTINGS}students.*.batch_size"),
@@ -52,8 +68,14 @@ def distill(
     """Train a student on human labels, and on those of teachers, by a manifest (-f) or by flags."""
     from engine import runner
 
-    manifest = runner.label_unlabelled(read_request().manifest)
+    manifest = read_request().manifest
+    runner.check_artifact_formats(manifest)
+    manifest = runner.label_unlabelled(manifest)
     layout, done, _ = complete_run(manifest, again=again, progress=progress, work_dir=work_dir)
     show_results(done.teachers)
+    for made in done.artifacts:
+        show_artifacts(made)
     console.print(layout.report, markup=False, soft_wrap=True)
     typer.echo(layout.root)
+    for made in done.artifacts:
+        refuse_lossy(made)

@@ -9,19 +9,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from engine.cli import options
-from engine.cli.display import console, note, show_metrics
+from engine.cli.display import console, note, show_artifacts, show_metrics
+from engine.cli.outcome_file import OutcomeFile, failures_in
 from engine.cli.spec_options import spec_option
+from engine.config import DistillConfig, from_yaml
 from engine.errors import ConfigError
 from engine.processes.threads import usable_cores
+from engine.results.artifacts import refuse_lossy
+from engine.results.outcome import Outcome, write_outcome
 from engine.spec import ArtifactFormat, ArtifactSpec, Crowds, ExifOrientation, TeacherName
 from engine.spec.bounds import THREADS
 from engine.storage import Storage, default_cache, join
+from engine.storage.bounded_read import MANIFEST_BYTES, read_bounded
 from engine.text.pydantic_errors import parse
 
 if TYPE_CHECKING:
     from engine.models.predictor import Predictor
-    from engine.optimization.benchmark import Benchmark
-    from engine.optimization.optimize import Artifacts
 
 ARTIFACT = typer.Option("--artifact", help="File that optimize wrote, such as model.onnx; s3:// or path.")
 Threads = Annotated[
@@ -33,8 +36,10 @@ Threads = Annotated[
 
 
 def optimize(
-    data: Annotated[str, typer.Option("--data", help="COCO JSON; the validation images of the run are measured.")],
-    output: Annotated[str, typer.Option("--output", help="Folder for the artifacts; s3:// or path.")],
+    data: Annotated[
+        str | None, typer.Option("--data", help="COCO JSON; the validation images of the run are measured.")
+    ] = None,
+    output: Annotated[str | None, typer.Option("--output", help="Folder for the artifacts; s3:// or path.")] = None,
     student: Annotated[str | None, typer.Option("--student", help="Student to export; s3:// or path.")] = None,
     adapters: Annotated[
         str | None, typer.Option("--adapters", help="Run or adapter whose tuned teacher is exported; s3:// or path.")
@@ -59,17 +64,29 @@ def optimize(
     threads: Threads = None,
     crowds: options.CrowdChoice = Crowds.IGNORE,
     exif_orientation: options.ExifChoice = ExifOrientation.AUTO,
+    config: Annotated[
+        str | None,
+        typer.Option("--config", help="teacher_config.yaml of a distillation with optimize, instead of all others."),
+    ] = None,
     endpoint_url: options.Endpoint = None,
     as_json: options.Json = False,
+    outcome: OutcomeFile = None,
 ) -> None:
     """Export a student or a tuned teacher, measure each file in its runtime, and refuse what loses AP."""
+    if config is not None:
+        if any(one is not None for one in (data, output, student, adapters, teacher, formats, image_size)):
+            raise ConfigError("--config names the student, its data and the formats: leave out the other options")
+        optimize_run(config, threads=threads, storage=options.storage(endpoint_url), outcome=outcome)
+        return
+    if data is None or output is None:
+        raise ConfigError("give --data and --output with --student or --adapters, or --config of a distillation")
     wanted = [
         parse(ArtifactSpec, {"format": one.value, "maxApDrop": max_ap_drop}, where=f"--format {one}")
         for one in formats or [ArtifactFormat.ONNX]
     ]
     shape = None if image_size is None else size_of(image_size)
     storage = options.storage(endpoint_url)
-    from engine.optimization.optimize import check_formats, refuse_lossy
+    from engine.optimization.optimize import check_formats
     from engine.optimization.optimize import optimize as build
     from engine.optimization.source import measuring_images, open_source
 
@@ -110,36 +127,32 @@ def optimize(
         typer.echo(join(output, source.slug))
 
 
-def show_artifacts(made: Artifacts) -> None:
-    """Print one row for each artifact, and the precision that ran."""
-    from rich.table import Table
+def optimize_run(config: str, *, threads: int | None, storage: Storage, outcome: Path | None) -> None:
+    """Export the student of a run to the formats of its configuration. A Job runs this.
 
-    which = "the validation split" if made.split == "val" else "all images"
-    note(f"{made.model}: AP {made.torch_ap:.3f} in torch on {which} ({made.images} images)")
-    table = Table("format", "setting", "AP", "size", "p50 / p95", "end to end", "computed in", header_style="bold")
-    for one in made.artifacts:
-        speed = one.benchmark
-        if speed is None:
-            table.add_row(one.format.value, one.setting, "–" if one.ap is None else f"{one.ap:.3f}", "refused")
-            continue
-        parts = [f"{latency.p50:.1f} / {latency.p95:.1f} ms" for latency in speed.engine.values()]
-        table.add_row(
-            one.format.value,
-            one.setting,
-            f"{one.ap:.3f}",
-            f"{one.size_bytes / 1e6:.2f} MB",
-            " + ".join(parts),
-            f"{speed.end_to_end.p50:.1f} / {speed.end_to_end.p95:.1f} ms",
-            precisions(speed),
+    Raises:
+        ArtifactRefusedError: A format loses too much AP; the run is published.
+    """
+    finished: dict[str, str] = {}
+    with failures_in(outcome, finished=finished):
+        planned = from_yaml(read_bounded(storage, config, limit=MANIFEST_BYTES, error=ConfigError), where=config)
+        if not isinstance(planned, DistillConfig) or not planned.optimize:
+            raise ConfigError(f"{config} asks for no artifacts: it has no optimize")
+        from engine.training.publish_artifacts import publish_artifacts
+
+        every = publish_artifacts(
+            planned,
+            storage=options.storage_of(planned),
+            cache=default_cache(),
+            threads=threads or usable_cores(),
+            working=note,
         )
-    console.print(table)
-    if speeds := [one.benchmark for one in made.artifacts if one.benchmark is not None]:
-        note(f"batch 1, threads: {speeds[0].threads}, {speeds[0].cpu}")
-
-
-def precisions(speed: Benchmark) -> str:
-    """Return the number of matrix products and convolutions in each precision."""
-    return ", ".join(f"{name} {count}" for name, count in sorted(speed.executed.items()))
+        for made in every:
+            finished |= {one.format.value: one.summary() for one in made.artifacts}
+        for made in every:
+            refuse_lossy(made)
+    if outcome is not None:
+        write_outcome(outcome, Outcome(finished=finished))
 
 
 def size_of(text: str) -> tuple[int, int]:
@@ -177,7 +190,7 @@ def benchmark(
         console.print(f"{role}: p50 {latency.p50:.2f} ms, p95 {latency.p95:.2f} ms, {latency.calls} calls")
     total = speed.end_to_end
     console.print(f"end to end: p50 {total.p50:.2f} ms, p95 {total.p95:.2f} ms, from the decoded image to detections")
-    console.print(f"{speed.runtime}, threads: {speed.threads}, {speed.cpu}; computed in {precisions(speed)}")
+    console.print(f"{speed.runtime}, threads: {speed.threads}, {speed.cpu}; computed in {speed.precisions}")
     if as_json:
         typer.echo(speed.model_dump_json(indent=2))
 

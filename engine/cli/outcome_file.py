@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -22,12 +22,15 @@ OutcomeFile = Annotated[
 
 
 @contextmanager
-def failures_in(file: Path | None, published: Sequence[TeacherResult] = ()) -> Iterator[None]:
+def failures_in(
+    file: Path | None, published: Sequence[TeacherResult] = (), *, finished: Mapping[str, str] | None = None
+) -> Iterator[None]:
     """Write a failure of the block to ``file``, if given, and raise it again.
 
     Args:
         file: Where the outcome goes.
         published: Filled in the block: a failure that comes after publishing tells what was published, too.
+        finished: The same of the short results of a stage of another kind.
 
     Raises:
         InterruptedTrainingError: SIGTERM arrived within the block.
@@ -39,7 +42,7 @@ def failures_in(file: Path | None, published: Sequence[TeacherResult] = ()) -> I
         if file is not None:
             try:
                 trained = TeacherOutcome.of(published[-1]) if published else None
-                write_outcome(file, Outcome.failure(error, trained=trained))
+                write_outcome(file, Outcome.failure(error, trained=trained, finished=finished or None))
             except StorageError as unwritten:  # printed, but it must not hide the cause
                 fail(unwritten)
         raise

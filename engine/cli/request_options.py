@@ -68,12 +68,13 @@ class Flag:
         kind = option_type(self.model, self.field)
         if not self.flag.startswith("--"):
             return Annotated[kind | None, typer.Argument(help=self.model.model_fields[self.field].description)]
-        kind = list[kind] if self.path == TEACHER_NAMES else kind  # type: ignore[valid-type]
+        kind = list[kind] if self.path in (TEACHER_NAMES, FORMATS) else kind  # type: ignore[valid-type]
         return Annotated[kind | None, spec_option(self.model, self.field, self.flag, more=self.more)]
 
 
 SETTINGS = "settings/"
 TEACHER_NAMES = "teachers.name"
+FORMATS, MAX_AP_DROP = "optimize.format", "optimize.maxApDrop"
 
 ANNOTATIONS = Flag("annotations", DatasetSpec, "annotations", "dataset.annotations")
 IMAGES = Flag("--images", DatasetSpec, "images", "dataset.images")
@@ -231,6 +232,7 @@ def _from_flags(data: Mapping[Flag, Any], given: Mapping[Flag, Any], output: str
     wanted = {} if output is None else {"output": output}
     by_path = {flag.path: value for flag, value in data.items()}
     names, base_model = by_path.pop(TEACHER_NAMES, []), by_path.pop("teachers.baseModel", None)
+    formats, drop = by_path.pop(FORMATS, []), by_path.pop(MAX_AP_DROP, None)
     if not any(path.startswith("dataset.") and path.endswith("annotations") for path in by_path):
         first = next(flag for flag in given if flag.path == "dataset.annotations")
         missing = first.flag if first.flag.startswith("-") else first.flag.upper()
@@ -239,6 +241,8 @@ def _from_flags(data: Mapping[Flag, Any], given: Mapping[Flag, Any], output: str
         raise ConfigError("give --output, or a manifest with -f")
     if base_model is not None and len(names) != 1:
         raise ConfigError("--base-model goes with exactly one --teacher: each teacher has a base of its own")
+    if drop is not None and not formats:
+        raise ConfigError("--max-ap-drop goes with --format: it limits the loss of AP of exported files")
     request: dict[str, Any] = dict(wanted)
     for path, value in by_path.items():
         *groups, name = path.split(".")
@@ -246,6 +250,8 @@ def _from_flags(data: Mapping[Flag, Any], given: Mapping[Flag, Any], output: str
         for one in groups:
             group = group.setdefault(one, {})
         group[name] = value
+    if formats:
+        request["optimize"] = [{"format": one.value, "maxApDrop": drop} for one in formats]
     if names:
         request["teachers"] = [{"name": name, "baseModel": base_model} for name in names]
     return request

@@ -73,6 +73,7 @@ def generate_distill_config(
         "training": first_set(training, defaults),
         "students": {student.slug: _student(spec.student)},
         "labels": None if spec.unlabelled is None else _labels(spec.unlabelled, labels_digest),
+        "optimize": [plain(one) for one in spec.optimize],
     }
     del config["training"]["sweep"]
     groups = groups_of(config)

@@ -14,6 +14,7 @@ from engine.config.teachers import TeachersConfig
 from engine.registry import ModelName
 from engine.spec import (
     AddressingStyle,
+    ArtifactFormat,
     AugmentationSpec,
     Crowds,
     ExifOrientation,
@@ -22,6 +23,7 @@ from engine.spec import (
     SplitSpec,
     Uri,
 )
+from engine.spec.base import Share
 
 
 class SplitFilesConfig(ConfigModel):
@@ -201,6 +203,13 @@ class LabelsConfig(ConfigModel):
     )
 
 
+class ArtifactConfig(ConfigModel):
+    """One artifact of the trained student."""
+
+    format: ArtifactFormat = Field(description="format of the artifact")
+    max_ap_drop: Share | None = Field(description="highest loss of AP against torch; null: by format")
+
+
 class DistillConfig(RunConfig):
     """Everything that determines the result of a distillation: like a run of teachers, with students instead."""
 
@@ -209,6 +218,19 @@ class DistillConfig(RunConfig):
     labels: LabelsConfig | None = Field(
         default=None, description="labels of teachers for further training images; null: human labels alone"
     )
+    optimize: Annotated[tuple[ArtifactConfig, ...], OUTSIDE_RUN_ID] = Field(
+        default=(),
+        description="formats that the student is exported to, with the highest loss of AP of each (null: by format)",
+    )
+
+    @model_validator(mode="after")
+    def _can_be_measured(self) -> Self:
+        if self.optimize and self.data.split is not None and self.data.split.folds is not None:
+            raise ValueError(
+                "dataset.split.folds leaves no validation split to measure artifacts on: leave out optimize, and "
+                "export the trained student with `teacher optimize --student … --data …`"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fits_labels(self) -> Self:

@@ -24,6 +24,7 @@ from engine.evaluation.report_sections import confidence_sentence, matrix, mista
 from engine.evaluation.report_verdict import verdict
 from engine.layout import VALIDATION_PAGES, adapter_folder, validation_page
 from engine.registry import ModelName
+from engine.results.artifacts import Artifacts
 from engine.results.model_card import loading_lines
 from engine.results.trials import selection_sentence, settings_text
 from engine.results.types import TeacherResult
@@ -46,6 +47,7 @@ def render_report(
     config_yaml: str,
     settings: Mapping[ModelName, Mapping[str, str]],
     results: Sequence[TeacherResult],
+    artifacts: Sequence[Artifacts] = (),
     samples: Mapping[ModelName, Sequence[SampleView]],
     environment: Mapping[str, str],
 ) -> str:
@@ -59,6 +61,7 @@ def render_report(
         config_yaml: Content of ``teacher_config.yaml``.
         settings: Name and value of the settings to show, for each teacher.
         results: Result of each teacher.
+        artifacts: Measurements of the exported files of each student.
         samples: Example images of each teacher.
         environment: Versions and hardware.
     """
@@ -71,9 +74,10 @@ def render_report(
         config_yaml=config_yaml,
         environment=environment,
         teachers=[
-            _teacher(result, samples.get(result.teacher, ()), budget, settings.get(result.teacher, {}))
+            _model(result, samples.get(result.teacher, ()), budget, settings.get(result.teacher, {}))
             for result in results
         ],
+        artifacts={made.model: made for made in artifacts},
         score_threshold=MIN_SCORE,
         classes_by_count=sorted(info.classes, key=lambda c: (-c.annotations, c.name)),
         most_of_a_class=max([1, *(c.annotations for c in info.classes)]),
@@ -92,11 +96,12 @@ def _template() -> Template:
     return environment.get_template("report.html.j2")
 
 
-def _teacher(
+def _model(
     result: TeacherResult, views: Sequence[SampleView], budget: int, settings: Mapping[str, str]
 ) -> dict[str, Any]:
     return {
         "settings": settings,
+        "name": result.teacher.value,
         "title": result.teacher.traits.title,
         "slug": result.teacher.slug,
         "pages": _pages(result),

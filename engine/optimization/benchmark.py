@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from engine.dataset import ImageFolder, Sample, folder_dataset, load_sample
 from engine.optimization.artifact import Artifact, prepare
-from engine.results.types import Result
+from engine.results.artifacts import Benchmark, Latency
 from engine.storage import Storage
 
 WARM_UP, LEAST, MOST, SECONDS = 3, 20, 200, 5.0
@@ -23,25 +22,6 @@ WARM_UP, LEAST, MOST, SECONDS = 3, 20, 200, 5.0
 
 IMAGES = 8
 """Images that are measured in turn."""
-
-
-class Latency(Result):
-    """Latency in milliseconds."""
-
-    p50: float
-    p95: float
-    calls: int = Field(description="Measured calls.")
-
-
-class Benchmark(Result):
-    """Speed of an artifact on this machine, one image at a time."""
-
-    engine: dict[str, Latency] = Field(description="Time of the runtime alone, by part: from input to output.")
-    end_to_end: Latency = Field(description="From the decoded image to detections; masks: of all prompts of an image.")
-    threads: int
-    executed: dict[str, int] = Field(description="Matrix products and convolutions by the precision that really ran.")
-    runtime: str = Field(description="Name and version of the runtime.")
-    cpu: str
 
 
 def benchmark(artifact: Artifact, samples: Sequence[Sample]) -> Benchmark:

@@ -8,68 +8,19 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.ground_truth import GroundTruths
 from engine.models.graphs import Graph
 from engine.optimization.artifact import Artifact, load_artifact, prepare
-from engine.optimization.benchmark import IMAGES, Benchmark, benchmark
+from engine.optimization.benchmark import IMAGES, benchmark
 from engine.optimization.card import ArtifactCard, Preprocessing, outputs_of
 from engine.optimization.convert import Feeds, convert
 from engine.optimization.source import MeasuringImages, Source
 from engine.optimization.targets import Target
-from engine.results.types import Result
-from engine.spec import ArtifactFormat
+from engine.results.artifacts import ArtifactFile, ArtifactResult, Attempt, Benchmark
 from engine.storage.publication import sha256_of
 
 CALIBRATION_IMAGES = 100
-
-
-class ArtifactFile(Result):
-    """One published file."""
-
-    path: str = Field(description="Relative to the folder of the artifacts.")
-    sha256: str
-    size_bytes: int
-
-
-class Attempt(Result):
-    """Measurement of one setting."""
-
-    setting: str = Field(description="How the numbers are stored and computed.")
-    ap: float | None = Field(default=None, description="AP in the runtime; None: it could not be built or run.")
-    mask_ap: float | None = Field(default=None, description="The same by the IoU of masks, of a model with masks.")
-    drop: float | None = Field(
-        default=None, description="AP of the model in torch minus this; with masks the larger loss of both."
-    )
-    error: str = Field(default="", description="Why it could not be built or run.")
-
-
-class ArtifactResult(Result):
-    """One artifact, or the reason why there is none."""
-
-    format: ArtifactFormat
-    published: bool
-    setting: str = Field(description="Setting that was accepted, or the last one that was tried.")
-    attempts: tuple[Attempt, ...] = Field(description="All settings that were tried, in order.")
-    max_ap_drop: float
-    files: tuple[ArtifactFile, ...] = ()
-    size_bytes: int = 0
-    benchmark: Benchmark | None = None
-
-    @property
-    def ap(self) -> float | None:
-        """AP of the last attempt."""
-        return self.attempts[-1].ap
-
-    def sentence(self) -> str:
-        """Return the reason of a refusal."""
-        tried = [
-            f"{one.setting}: {one.error}" if one.ap is None else f"{one.setting}: AP {one.ap:.4f}, {one.drop:+.4f} lost"
-            for one in self.attempts
-        ]
-        return f"{self.format} loses more than {self.max_ap_drop:g} AP ({'; '.join(tried)})"
 
 
 @dataclass(frozen=True, eq=False)

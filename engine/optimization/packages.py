@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterable
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 from engine.errors import ConfigError
+
+MISSING = "exported models need {} ({}): pip install 'teacher-finetune[train,optimize]'"
+
+
+def check_installed(modules: Iterable[str]) -> None:
+    """See that modules can be found, without importing them.
+
+    Raises:
+        ConfigError: One is not installed.
+    """
+    for module in modules:
+        if find_spec(module) is None:
+            raise ConfigError(MISSING.format(module, "it is not installed"))
 
 
 def require(module: str) -> Any:
@@ -24,9 +39,7 @@ def require(module: str) -> Any:
     try:
         found = import_module(module)
     except ImportError as error:
-        raise ConfigError(
-            f"exported models need {package} ({error}): pip install 'teacher-finetune[train,optimize]'"
-        ) from None
+        raise ConfigError(MISSING.format(package, error)) from None
     if package == "nncf":
         logging.getLogger("nncf").setLevel(logging.ERROR)  # it lists every node that stays in float
     return found

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Literal
+from typing import Literal, Protocol
 
 from engine.errors import ConfigError
 from engine.spec import ArtifactFormat
@@ -52,6 +53,12 @@ class Target:
         return SETTINGS[self.runtime, self.precision]
 
     @property
+    def packages(self) -> tuple[str, ...]:
+        """Packages that build and run it."""
+        openvino = ("openvino",) if self.runtime == "openvino" else ()
+        return ("onnx", "onnxruntime", *openvino, *(("nncf",) if self.precision == "int8" else ()))
+
+    @property
     def max_ap_drop(self) -> Decimal:
         """Highest loss of AP by default."""
         return MAX_AP_DROP[self.precision]
@@ -78,6 +85,28 @@ ELSEWHERE = {
     "--format onnx, and in another environment: pip install onnx2tf && onnx2tf -i model.onnx -o litert",
 }
 """What formats need that cannot be built and measured here, and the command on the target."""
+
+
+class Wanted(Protocol):
+    """An artifact in a spec or in a configuration."""
+
+    @property
+    def format(self) -> ArtifactFormat:
+        """Its format."""
+
+    @property
+    def max_ap_drop(self) -> str | None:
+        """Highest loss of AP as a decimal number; None: by format."""
+
+
+def limits_of(wanted: Sequence[Wanted]) -> list[tuple[Target, Decimal]]:
+    """Return target and allowed loss of AP of each format.
+
+    Raises:
+        ConfigError: A format cannot be built here.
+    """
+    targets = [(target_of(one.format), one.max_ap_drop) for one in wanted]
+    return [(target, target.max_ap_drop if drop is None else Decimal(drop)) for target, drop in targets]
 
 
 def target_of(wanted: ArtifactFormat) -> Target:

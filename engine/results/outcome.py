@@ -6,7 +6,7 @@ may be added, but are never removed; a reader ignores unknown fields.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -158,21 +158,28 @@ class Outcome(Result):
         return any(result is not None for result in (self.trained, self.finished, self.prepared))
 
     @classmethod
-    def failure(cls, error: Exception, *, trained: TeacherOutcome | None = None) -> Outcome:
+    def failure(
+        cls,
+        error: Exception,
+        *,
+        trained: TeacherOutcome | None = None,
+        finished: Mapping[str, str] | None = None,
+    ) -> Outcome:
         """Return the outcome of a process that ended with an error; an unexpected error is described by its type.
 
         Args:
             error: The error that ended the process.
             trained: The teacher that it had published before.
+            finished: Short results of a stage of another kind, which it had published before.
         """
         foreseen = isinstance(error, TeacherError)
         message = str(error) if foreseen else f"{type(error).__name__}: {error}"
         message = message.encode(errors="replace").decode()  # file names may contain invalid Unicode
         if len(message) > MESSAGE_LENGTH:
             message = f"{message[: MESSAGE_LENGTH - len(IN_LOG)]}{IN_LOG}"
-        if isinstance(error, TeacherError):
-            return cls(exit_code=error.exit_code, reason=error.reason, message=message, trained=trained)
-        return cls(exit_code=TeacherError.exit_code, reason=TeacherError.reason, message=message, trained=trained)
+        kind = error if isinstance(error, TeacherError) else TeacherError
+        done = None if finished is None else dict(finished)
+        return cls(exit_code=kind.exit_code, reason=kind.reason, message=message, trained=trained, finished=done)
 
     def to_message(self, limit: int = LIMIT) -> str:
         """The outcome as JSON of at most ``limit`` bytes, a few hundred at least; it can be read back.

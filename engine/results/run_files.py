@@ -10,10 +10,11 @@ from pydantic import Field, ValidationError
 
 from engine.config import RunConfig
 from engine.errors import ConfigError, StorageError
-from engine.layout import METADATA, RunLayout, adapter_folder
+from engine.layout import ARTIFACT_RESULTS, METADATA, RunLayout, adapter_folder
 from engine.registry import ModelName
+from engine.results.artifacts import Artifacts
 from engine.results.types import Result, TeacherResult
-from engine.storage import NotFoundError, Storage, safe_join
+from engine.storage import NotFoundError, Storage, join, safe_join
 from engine.storage.bounded_read import JSON_BYTES, read_bounded
 from engine.storage.checked_fetch import fetch_checked
 from engine.storage.publication import Publication, sha256_of
@@ -50,12 +51,18 @@ class RunMetadata(Result):
     seed: int
     environment: dict[str, str] = Field(description="Versions and hardware.")
     teachers: tuple[TeacherResult, ...]
+    artifacts: tuple[Artifacts, ...] = Field(default=(), description="Exported files of each student.")
     files: tuple[FileEntry, ...] = Field(description="Every file of the run but this one and what resuming needs.")
 
 
 def publication(layout: RunLayout, teacher: ModelName | None = None, *, storage: Storage) -> Publication:
     """Return the publication of one teacher, or of the files of the whole run: once, by one attempt."""
     return Publication(layout.root, "run" if teacher is None else teacher.slug, storage=storage)
+
+
+def artifacts_publication(layout: RunLayout, student: ModelName, *, storage: Storage) -> Publication:
+    """Return the publication of the exported files of a student: once, by one attempt."""
+    return Publication(layout.root, f"{student.slug}_artifacts", storage=storage)
 
 
 def run_metrics(config: RunConfig, results: Sequence[TeacherResult]) -> RunMetrics:
@@ -80,6 +87,16 @@ def read_result(layout: RunLayout, teacher: ModelName, storage: Storage) -> Teac
     """
     uri = layout.result(teacher)
     return _read(TeacherResult, uri, storage) if storage.exists(uri) else None
+
+
+def read_artifacts(layout: RunLayout, student: ModelName, storage: Storage) -> Artifacts | None:
+    """Return the measurements of the exported files of a student, else None.
+
+    Raises:
+        StorageError: The file was not written by this version.
+    """
+    uri = join(layout.artifacts(student), ARTIFACT_RESULTS)
+    return _read(Artifacts, uri, storage) if storage.exists(uri) else None
 
 
 def _read(kind: type[R], uri: str, storage: Storage) -> R:

@@ -4,6 +4,7 @@ On a cluster the operator does this. Inspection runs in this process; each later
 Job on a cluster: its memory is freed when it ends, and its exit code and outcome file give the result.
 """
 
+from engine.runner.artifact_checks import check_artifact_formats
 from engine.runner.planning import begin, prepare
 from engine.runner.published_run import forget, published
 from engine.runner.run import only_here, run_stages, scratch_of
@@ -12,6 +13,7 @@ from engine.runner.unlabelled import label_unlabelled
 
 __all__ = [
     "begin",
+    "check_artifact_formats",
     "forget",
     "label_unlabelled",
     "only_here",

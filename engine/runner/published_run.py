@@ -9,9 +9,11 @@ from pathlib import Path
 from engine.config import RunConfig
 from engine.dataset.checks.problems import too_many
 from engine.errors import ConfigError, StorageError
-from engine.layout import STUDENTS, TEACHERS, RunLayout
+from engine.layout import ARTIFACTS, STUDENTS, TEACHERS, RunLayout
 from engine.plan import TrainingRun
-from engine.results.run_files import RunMetadata, publication, read_metadata
+from engine.registry import StudentName
+from engine.results.run_files import RunMetadata, artifacts_publication, publication, read_metadata
+from engine.runner.artifact_checks import check_artifacts
 from engine.runner.planning import ELSEWHERE
 from engine.storage import Storage, join, name
 
@@ -20,7 +22,8 @@ def published(layout: RunLayout, storage: Storage, config: RunConfig) -> RunMeta
     """Return the metadata of a published run, else None.
 
     Raises:
-        ConfigError: It is the metadata of another run, or of one that has left out more images than now allowed.
+        ConfigError: It is the metadata of another run, or of one that has left out more images than now allowed, or
+            that lacks artifacts.
         StorageError: Files are missing, or an adapter differs from the published one.
     """
     if not storage.exists(layout.metadata):
@@ -30,6 +33,7 @@ def published(layout: RunLayout, storage: Storage, config: RunConfig) -> RunMeta
         raise ConfigError(f"{layout.metadata} is that of run {metadata.run_id}: {ELSEWHERE.format(layout.root)}")
     _check_whole(layout, metadata, storage)
     _check_left_out(layout, metadata, config)
+    check_artifacts(layout, metadata, config)
     return metadata
 
 
@@ -38,7 +42,7 @@ def _check_whole(layout: RunLayout, metadata: RunMetadata, storage: Storage) -> 
     for entry in metadata.files:
         uri = join(layout.root, entry.path)
         whole = entry.path in there
-        if whole and entry.path.startswith((f"{TEACHERS}/", f"{STUDENTS}/")):
+        if whole and entry.path.startswith((f"{TEACHERS}/", f"{STUDENTS}/", f"{ARTIFACTS}/")):
             whole = hashlib.sha256(storage.read_bytes(uri)).hexdigest() == entry.sha256
         if not whole:
             raise StorageError(
@@ -68,7 +72,9 @@ def forget(runs: tuple[TrainingRun, ...], storage: Storage, *, work_dir: Path) -
     for run in runs:
         publication(layout, run.teacher, storage=storage).withdraw()
         storage.delete(layout.result(run.teacher))
-        for folder in (layout.teacher(run.teacher), layout.logs(run.teacher)):
+        if isinstance(run.teacher, StudentName):
+            artifacts_publication(layout, run.teacher, storage=storage).withdraw()
+        for folder in (layout.teacher(run.teacher), layout.logs(run.teacher), layout.artifacts(run.teacher)):
             for item in list(storage.list(folder)):
                 storage.delete(item.uri)
     for uri in (layout.metrics, layout.report, layout.config, layout.dataset):

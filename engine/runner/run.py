@@ -6,9 +6,9 @@ import hashlib
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
-from engine.config import to_yaml
+from engine.config import DistillConfig, to_yaml
 from engine.dataset import DatasetInfo
-from engine.errors import NotBetterThanBaseError, TeacherError
+from engine.errors import TeacherError
 from engine.layout import CONFIG, RunLayout
 from engine.plan import TrainingRun
 from engine.results.events import Listener
@@ -33,8 +33,9 @@ def run_stages(
 ) -> RunMetadata:
     """Run every stage of a planned request that follows inspection; those that have their result are not run again.
 
-    An adapter that is not better than its base does not keep the next stage from being run:
-    :func:`engine.results.no_gain.check_gain` judges the whole run. Any other failure ends the run; the next call
+    An adapter that is not better than its base does not keep the next stage from being run, and a refused artifact
+    does not keep the run from being published: :func:`engine.results.no_gain.check_gain` and
+    :func:`engine.results.artifacts.refuse_lossy` judge the whole run. Any other failure ends the run; the next call
     resumes it.
 
     Args:
@@ -60,14 +61,15 @@ def run_stages(
                 locks.enter_context(only_here(run, folder))
             forget(runs, storage, work_dir=folder)
     done = None if again else done or published(layout, storage, config)
-    stages = [stage for stage in of_run([run.teacher for run in runs]) if stage is not INSPECTION]
+    optimize = isinstance(config, DistillConfig) and bool(config.optimize)
+    stages = [stage for stage in of_run([run.teacher for run in runs], optimize=optimize) if stage is not INSPECTION]
     if done is None:
         begin(info, runs, storage)
         for stage in stages:
-            if stage.teacher is None:  # its result is of an earlier training, whose files are gone
+            if not stage.published:  # its result is of an earlier training, whose files are gone
                 outcome_file(stage, folder).unlink(missing_ok=True)
     for stage in stages:
-        if stage.teacher is None and done is None:
+        if not stage.published and done is None:
             done = published(layout, storage, config)
         if not _has_result(stage, done, folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -75,8 +77,8 @@ def run_stages(
             file.write_text(to_yaml(config), encoding="utf-8")
             try:
                 run_stage(stage, StageInput(config=str(file)), listener=listener, work_dir=folder)
-            except NotBetterThanBaseError:
-                if stage.teacher is None:
+            except TeacherError as error:
+                if stage.verdict is None or not isinstance(error, stage.verdict):
                     raise
     done = done or published(layout, storage, config)
     if done is None:
@@ -86,7 +88,7 @@ def run_stages(
 
 def _has_result(stage: Stage, done: RunMetadata | None, work_dir: Path) -> bool:
     """Return True if a stage needs no process: its run is published, or its last process left its result."""
-    if stage.teacher is not None:
+    if stage.published:
         return done is not None
     outcome = read_outcome(stage, work_dir)
     return outcome is not None and outcome.exit_code == 0 and stage.result(outcome) is not None

@@ -10,6 +10,7 @@ from engine.registry import StudentName
 from engine.spec.augmentation import AugmentationSpec
 from engine.spec.base import LearningRate, SettingPath, SettingValue, Share, SpecModel, Uri
 from engine.spec.dataset import DatasetSpec
+from engine.spec.optimize import ArtifactSpec
 from engine.spec.request import check_output, check_setting_paths
 from engine.spec.storage import StorageSpec
 from engine.spec.training import EarlyStoppingSpec, Precision
@@ -106,6 +107,12 @@ class DistillSpec(SpecModel):
     )
     unlabelled: UnlabelledSpec | None = Field(default=None, description="Further training images without human labels.")
     student: StudentSpec = Field(default_factory=StudentSpec, description="The student to train.")
+    optimize: list[ArtifactSpec] = Field(
+        default=[],
+        max_length=8,
+        description="Formats that the trained student is exported to. Each file is measured in its own runtime on the "
+        "validation split, and published next to the student if it keeps the AP.",
+    )
     augmentation: AugmentationSpec = Field(default=AugmentationSpec(), description="Appearance of images in later use.")
     training: DistillTrainingSpec = Field(default=DistillTrainingSpec(), description="Settings of the training.")
     settings: dict[SettingPath, SettingValue] = Field(
@@ -129,6 +136,14 @@ class DistillSpec(SpecModel):
         if given.labels is not None and given.unsure_share is not None:
             raise ValueError("unsureShare is for a teacher that labels now; given labels have their own unsure objects")
         return self
+
+    @field_validator("optimize")
+    @classmethod
+    def _each_once(cls, optimize: list[ArtifactSpec]) -> list[ArtifactSpec]:
+        formats = [one.format for one in optimize]
+        if len(formats) != len(set(formats)):
+            raise ValueError(f"each format can be listed once, found {', '.join(formats)}")
+        return optimize
 
     @field_validator("output")
     @classmethod

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 import torch
 from pydantic import BaseModel
 
-from engine.config import RunConfig, to_yaml
+from engine.config import DistillConfig, RunConfig, to_yaml
 from engine.dataset import DatasetInfo
 from engine.errors import LossNotFiniteError, NoProgressError, StorageError
 from engine.evaluation.example_images import SampleView, read_samples
@@ -29,7 +29,7 @@ from engine.layout import ATTEMPTS, LAST, README, RESULT, SAMPLE_IMAGES, SAMPLES
 from engine.plan import TrainingRun
 from engine.results.events import Event, Listener, better_than
 from engine.results.model_card import model_card
-from engine.results.run_files import FileEntry, RunMetadata, publication, read_result, run_metrics
+from engine.results.run_files import FileEntry, RunMetadata, publication, read_artifacts, read_result, run_metrics
 from engine.results.trials import chosen_config
 from engine.results.types import TeacherResult
 from engine.storage import Storage, join
@@ -200,10 +200,12 @@ def _files(folder: Path) -> list[Path]:
 
 
 def publish_run(config: RunConfig, *, storage: Storage) -> None:
-    """Publish the whole run, ``metadata.json`` last, if all its teachers are published; otherwise do nothing."""
-    layout = RunLayout.of(config)
-    results = [result for name in config.models.names if (result := read_result(layout, name, storage)) is not None]
-    if len(results) < len(config.models.names):
+    """Publish the whole run, ``metadata.json`` last, if all its models and artifacts are; otherwise do nothing."""
+    layout, names = RunLayout.of(config), config.models.names
+    results = [result for name in names if (result := read_result(layout, name, storage)) is not None]
+    exported = names if isinstance(config, DistillConfig) and config.optimize else []
+    artifacts = [made for name in exported if (made := read_artifacts(layout, name, storage)) is not None]
+    if len(results) < len(names) or len(artifacts) < len(exported):
         return
     info = DatasetInfo.model_validate_json(storage.read_bytes(layout.dataset))
     created = datetime.now(UTC).isoformat(timespec="seconds")
@@ -215,6 +217,7 @@ def publish_run(config: RunConfig, *, storage: Storage) -> None:
         config_yaml=to_yaml(config),
         settings={one.teacher: settings_table(chosen_config(config, one), one.teacher) for one in results},
         results=results,
+        artifacts=artifacts,
         samples={name: _samples(layout.teacher(name), storage) for name in config.models.names},
         environment=environment(),
     )
@@ -230,6 +233,7 @@ def publish_run(config: RunConfig, *, storage: Storage) -> None:
         seed=config.training.seed,
         environment=environment(),
         teachers=tuple(results),
+        artifacts=tuple(artifacts),
         files=tuple(entries[path] for path in sorted(entries)),
     )
     with TemporaryDirectory() as temporary:

@@ -112,7 +112,7 @@ class AnnotatedSplits:
                 objects to learn or to find.
             StorageError: A file is unavailable.
         """
-        files = _files(config, storage)
+        files = split_files(config, storage)
         uris = {file.images for file in files.values()}
         folders = {uri: ImageFolder(uri, storage=storage, cache=cache) for uri in uris}
         loaded = {
@@ -262,7 +262,7 @@ def check_has_objects(name: str, dataset: CocoDataset | None, data: DataConfig, 
         raise DataError(f"the {name} has no {what} of the classes {listed(data.classes)}: annotate some")
 
 
-def _files(data: DataConfig, storage: Storage) -> dict[str, SplitFiles]:
+def split_files(data: DataConfig, storage: Storage) -> dict[str, SplitFiles]:
     """Return the files of each split; for undivided data those of ``all``."""
     if data.source is not None:
         return find_splits(data.source.annotations, data.source.images, storage=storage)

@@ -11,56 +11,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from artifacts import assert_same, predictions, random_student, scene
+from artifacts import SIZE, assert_same, predictions, random_student, scene, write_data
 from PIL import Image
 from tiny_run import save_run
 from typer.testing import CliRunner
 
 import engine
 from engine.cli.app import app
-from engine.dataset.types import Detections, Frame, Sample
+from engine.dataset.types import Detections, Frame
 from engine.errors import ArtifactRefusedError, ConfigError, DataError
 from engine.models.model import Origin
 from engine.optimization.artifact import load_artifact
 from engine.optimization.measure import Workshop
-from engine.optimization.optimize import refuse_lossy
 from engine.optimization.source import measuring_images
+from engine.results.artifacts import refuse_lossy
 from engine.spec import Crowds, ExifOrientation, TeacherName
 from engine.storage import Storage
 
 pytest.importorskip("onnxruntime")
-
-SIZE = (96, 128)
-
-
-def write_data(folder: Path, model: Any, images: int) -> Path:
-    """Images, with the best boxes that the model finds as the truth, so that its AP is high."""
-    (folder / "images").mkdir(parents=True)
-    coco: dict[str, Any] = {
-        "images": [],
-        "annotations": [],
-        "categories": [{"id": 10 + i, "name": name} for i, name in enumerate(model.classes)],
-    }
-    for index in range(images):
-        picture = scene(index, SIZE)
-        Image.fromarray(picture).save(folder / "images" / f"{index}.png")
-        coco["images"].append({"id": index, "file_name": f"{index}.png", "height": SIZE[0], "width": SIZE[1]})
-        (found,) = model.predict([Sample.of(picture)])
-        for box, label in list(zip(found.boxes_xyxy.tolist(), found.class_indices.tolist(), strict=True))[:4]:
-            left, top, right, bottom = box
-            area = (right - left) * (bottom - top)
-            coco["annotations"].append(
-                {
-                    "id": len(coco["annotations"]) + 1,
-                    "image_id": index,
-                    "category_id": 10 + label,
-                    "bbox": [left, top, right - left, bottom - top],
-                    "area": area,
-                    "iscrowd": 0,
-                }
-            )
-    (folder / "annotations.json").write_text(json.dumps(coco))
-    return folder / "annotations.json"
 
 
 @pytest.fixture(scope="module")
