@@ -24,7 +24,7 @@ from engine.dataset import CocoDataset
 from engine.dataset.coco_export import to_coco
 from engine.evaluation.evaluate import evaluate
 from engine.models.lora import trainable_parameters
-from engine.results.types import ApMetrics
+from engine.results.metrics import ApMetrics
 from engine.spec import TeacherName
 from engine.teachers import REGISTRY, Batch, Teacher
 from engine.teachers.sam.model import Sam

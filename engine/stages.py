@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from engine.errors import ArtifactRefusedError, NotBetterThanBaseError, TeacherError
 from engine.registry import ModelName, prompters
+from engine.results.metrics import Result
 from engine.results.outcome import Outcome
-from engine.results.types import Result
 from engine.spec import TeacherName
 
 

@@ -22,8 +22,9 @@ from engine.dataset import inspect_dataset
 from engine.dataset.types import Detections, Sample
 from engine.models.base import Batch, Example, LoraTargets, Teacher
 from engine.models.lora import adapter_tensors, attach
+from engine.results.metrics import ApMetrics
 from engine.results.run_files import FileEntry, RunMetadata
-from engine.results.types import AdapterFile, ApMetrics, TeacherResult
+from engine.results.types import AdapterFile, TeacherResult
 from engine.spec import AugmentationSpec, Intensity, LoraPreset, Precision, TeacherName
 from engine.storage.publication import sha256_of
 from engine.teachers.grounding_dino.settings import GroundingDinoSettings

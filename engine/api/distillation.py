@@ -50,7 +50,8 @@ def distill(
         images: Folder of the images; default: next to the annotations.
         name: Name of the run: lower-case letters, digits and ``-``.
         student: Name of the student, or its settings, such as ``{"size": "nano"}``.
-        teacher: Folder of a run of teachers, or of an adapter, that labels the unlabelled images.
+        teacher: Folder of a run of teachers, or of an adapter. It labels the unlabelled images unless their labels are
+            given, and the report compares the student with it.
         unlabelled: Folder of further training images without human labels; with ``{"labels": …}`` their labels with
             scores, as :func:`label` writes them.
         optimize: Formats to export the student to, by name or as ``{"format": "onnx-int8", "max_ap_drop": 0.02}``.

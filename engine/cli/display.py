@@ -15,9 +15,10 @@ from engine.errors import TeacherError
 from engine.evaluation.conclusion import Conclusion, conclude_result
 from engine.results.artifacts import Artifacts
 from engine.results.metric_table import Change, ceiling_sentence, changes, metric_text, metric_values
+from engine.results.metrics import ApMetrics
 from engine.results.no_gain import warning
 from engine.results.trials import selection_sentence, trial_sentence
-from engine.results.types import ApMetrics, TeacherResult
+from engine.results.types import TeacherResult
 from engine.text.safe_text import plain, shortened
 
 
@@ -120,6 +121,13 @@ def show_results(results: Sequence[TeacherResult]) -> None:
         if result.strength > 0 and result.strength_curve is not None:
             console.print(
                 f"{result.teacher.value}: strength {result.strength:g}, {result.strength_curve.reason}", soft_wrap=True
+            )
+    for result in results:
+        if (teacher := result.reference) is not None:
+            console.print(
+                f"{result.teacher.value}: its teacher {teacher.teacher} has AP {teacher.val.ap:.3f} on the validation "
+                f"split and finds {teacher.found_by.teacher_only:,} objects that it misses",
+                soft_wrap=True,
             )
     for result in results:
         if (said := warning(result)) is not None:

@@ -15,7 +15,7 @@ from engine.dataset.file_listing import list_files
 from engine.dataset.splits.split_files import is_image
 from engine.dataset.types import NMS_IOU, Frame
 from engine.errors import ConfigError, DataError
-from engine.results.types import Confusion
+from engine.results.metrics import Confusion
 from engine.spec import Crowds, TeacherName
 from engine.spec.bounds import BATCH_SIZE, IOU, SCORE
 from engine.storage import default_cache

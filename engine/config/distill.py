@@ -72,7 +72,7 @@ def generate_distill_config(
         "augmentation": plain(data_defaults.augmentation(spec.augmentation, info)),
         "training": first_set(training, defaults),
         "students": {student.slug: _student(spec.student)},
-        "labels": None if spec.unlabelled is None else _labels(spec.unlabelled, labels_digest),
+        "labels": None if spec.unlabelled is None else _labels(spec, spec.unlabelled, labels_digest),
         "optimize": [plain(one) for one in spec.optimize],
     }
     del config["training"]["sweep"]
@@ -102,8 +102,9 @@ def _student(asked: StudentSpec) -> Plain:
     return settings
 
 
-def _labels(asked: UnlabelledSpec, digest: str) -> Plain:
+def _labels(spec: DistillSpec, asked: UnlabelledSpec, digest: str) -> Plain:
     return {
+        "teacher": spec.teacher,
         "annotations": asked.labels,
         "images": asked.images,
         "digest": digest,

@@ -194,6 +194,9 @@ class RunConfig(ConfigModel):
 class LabelsConfig(ConfigModel):
     """Labels of teachers for further training images."""
 
+    teacher: Uri | None = Field(
+        default=None, description="folder of the teacher's run, which the report compares the student with; null: none"
+    )
     annotations: Uri = Field(description="COCO JSON whose annotations have a score")
     images: Uri | None = Field(description="folder of the images; null: next to the annotations")
     digest: str = Field(description="sha256 of the annotations, to detect a change")

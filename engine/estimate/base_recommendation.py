@@ -13,7 +13,7 @@ from engine.errors import TeacherError
 from engine.estimate.batch_shape import inspected_shape
 from engine.estimate.cost_model import StepEstimate, base_of, choose_step
 from engine.estimate.training_time import GPUS, Gpu
-from engine.results.types import Result
+from engine.results.metrics import Result
 from engine.spec import FineTuneSpec, Precision, TeacherName, TeacherSpec
 from engine.traits import PublishedBase
 

@@ -27,7 +27,8 @@ from engine.estimate.cost_model import (
     teacher_of,
 )
 from engine.estimate.training_time import GPUS, training_seconds
-from engine.results.types import MemoryNeed, Result
+from engine.results.metrics import Result
+from engine.results.types import MemoryNeed
 from engine.spec import LoraPreset, Precision, TeacherName
 from engine.storage import Storage, is_remote, join, local_path
 from engine.storage.base_model_identity import CONFIG, LIMITS, PREPROCESSOR

@@ -21,7 +21,7 @@ from engine.evaluation.intervals import compare_ap
 from engine.models.base import Teacher
 from engine.models.load import load_adapted
 from engine.models.lora import adapter_off
-from engine.results.types import Comparison
+from engine.results.metrics import Comparison
 from engine.spec import Crowds, ExifOrientation
 from engine.storage import Storage
 

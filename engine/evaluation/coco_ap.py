@@ -18,7 +18,7 @@ from pycocotools import mask as coco_mask
 from engine.dataset.boxes import to_xywh
 from engine.dataset.types import Detections, Rle
 from engine.evaluation.ground_truth import GroundTruth, IouType
-from engine.results.types import ApMetrics
+from engine.results.metrics import ApMetrics
 
 ALL, SMALL, MEDIUM, LARGE = range(4)  # COCO's areas: any, up to 32x32, up to 96x96, above
 AT_1, AT_10, AT_100 = range(3)  # maximum detections per image, highest scores first

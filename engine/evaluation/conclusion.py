@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from engine.results.metrics import ApMetrics, Comparison, Interval
 from engine.results.no_gain import AS_THE_BASE
-from engine.results.types import ApMetrics, Comparison, Interval, TeacherResult
+from engine.results.types import TeacherResult
 
 CHANGE = 0.005
 """Smallest AP difference that counts as a change."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.evaluation.matching import MATCH_IOU, Match
-from engine.results.types import ClassMatrix, Confusion
+from engine.results.metrics import ClassMatrix, Confusion
 
 BADLY_LOCALISED = 0.1
 """Minimum IoU of a badly localised detection."""

@@ -11,7 +11,7 @@ from engine.dataset.types import CocoAnnotation, CocoDataset, CocoImage, Detecti
 from engine.evaluation.coco_ap import coco_ap, mean_iou
 from engine.evaluation.ground_truth import GroundTruth, GroundTruths
 from engine.models.predictor import Predictor
-from engine.results.types import ApMetrics
+from engine.results.metrics import ApMetrics
 
 ImageDetections = tuple[CocoImage, Detections]
 """One image with its actual size, and the detections in it."""

@@ -16,7 +16,7 @@ from engine.evaluation.confusion import confusion
 from engine.evaluation.ground_truth import GroundTruth
 from engine.evaluation.label_orientation import match_orientation
 from engine.evaluation.matching import match_all
-from engine.results.types import ApMetrics, Confusion
+from engine.results.metrics import ApMetrics, Confusion
 from engine.text.safe_text import listed
 
 

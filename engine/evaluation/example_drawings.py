@@ -17,6 +17,8 @@ from engine.evaluation.drawing import color_of, draw, label_of, rescaled
 from engine.evaluation.example_images import MIN_SCORE, SampleView, agreement
 
 TRUTH = "Truth"
+BEFORE_AFTER, TEACHER_STUDENT = ("Before", "After"), ("Teacher", "Student")
+"""Labels of the second and third picture."""
 
 SIDE = 480
 """Longer side of a picture in pixels; smaller images are enlarged up to 2x, so that names fit in."""
@@ -27,7 +29,7 @@ class Picture:
     """One picture of an example image.
 
     Attributes:
-        label: Truth, Before or After.
+        label: Truth, Before or After, Teacher or Student.
         caption: Numbers of found objects and false detections.
         alt: Alternative text.
         data_uri: The JPEG as a data URI.
@@ -50,19 +52,24 @@ class Triple:
     pictures: tuple[Picture, ...]
 
 
-def pictures(view: SampleView, *, budget: int, side: int = SIDE) -> Triple:
+def pictures(view: SampleView, *, budget: int, side: int = SIDE, labels: tuple[str, str] = BEFORE_AFTER) -> Triple:
     """Draw an example image; each JPEG has at most about ``budget`` bytes, and ``side`` pixels on its longer side."""
     record = view.record
-    drawn = tuple(_picture(label, image, seen, view, budget) for label, image, seen in panels(view, side=side))
+    drawn = tuple(
+        _picture(label, image, seen, view, budget) for label, image, seen in panels(view, side=side, labels=labels)
+    )
     return Triple(record.file_name, (record.width, record.height), drawn)
 
 
-def panels(view: SampleView, *, side: int) -> list[tuple[str, NDArray[np.uint8], Detections]]:
+def panels(
+    view: SampleView, *, side: int, labels: tuple[str, str] = BEFORE_AFTER
+) -> list[tuple[str, NDArray[np.uint8], Detections]]:
     """Draw ground truth and the detections of base and adapted teacher.
 
     Args:
         view: The example image.
         side: Longer side of each picture in pixels; small images are enlarged up to 2x.
+        labels: Names of both.
 
     Returns:
         Three tuples of label, (h, w, 3) uint8 picture, and the drawn detections in pixels of the original image.
@@ -73,7 +80,7 @@ def panels(view: SampleView, *, side: int) -> list[tuple[str, NDArray[np.uint8],
     size = max(1, round(record.width * scale)), max(1, round(record.height * scale))
     image = np.asarray(Image.fromarray(view.image).resize(size, Image.Resampling.LANCZOS))
     drawn = []
-    for label, part in ((TRUTH, record.truth), ("Before", record.before), ("After", record.after)):
+    for label, part in ((TRUTH, record.truth), (labels[0], record.before), (labels[1], record.after)):
         seen = part.detections(width=record.width, height=record.height)
         picture = draw(
             image,

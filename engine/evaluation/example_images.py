@@ -20,7 +20,7 @@ from engine.dataset.types import Detections, Rle
 from engine.evaluation.ground_truth import GroundTruth
 from engine.evaluation.matching import pairwise_iou
 from engine.layout import SAMPLE_IMAGES, SAMPLES, sample_image
-from engine.results.types import Result
+from engine.results.metrics import Result
 
 MIN_SCORE = 0.3
 """Detections with at least this score are always drawn."""
@@ -165,11 +165,13 @@ def choose_samples(
     after: Sequence[Detections],
     *,
     count: int = 6,
+    losses: bool = False,
 ) -> list[int]:
     """Choose images that represent the effect of tuning; deterministic.
 
     In this order: a typical image, the image with the most objects, the largest gain, and the lowest F1 after tuning;
-    then images with the most classes not yet chosen, with the larger gain first.
+    then images with the most classes not yet chosen, with the larger gain first. With ``losses``, the largest loss
+    comes first of all: the objects that a student misses and its teacher finds.
     """
     scores = [
         tuple(agreement(objects, select_drawn(seen[i], len(objects))).f1 for seen in (before, after))
@@ -185,6 +187,8 @@ def choose_samples(
         lambda i: gains[i],
         lambda i: -scores[i][1],
     ]
+    if losses:
+        wanted.insert(0, lambda i: -gains[i])
     chosen: list[int] = []
     seen_classes: set[int] = set()
     while left and len(chosen) < count:

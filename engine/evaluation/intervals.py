@@ -18,7 +18,7 @@ from engine.dataset.types import Detections
 from engine.evaluation.coco_ap import MAX_DETECTIONS, object_ious
 from engine.evaluation.ground_truth import GroundTruth
 from engine.evaluation.matching import pairwise_iou
-from engine.results.types import Comparison, Interval
+from engine.results.metrics import Comparison, Interval
 
 RESAMPLES = 400
 """Number of bootstrap resamples: enough for the ends of a 95 % interval."""

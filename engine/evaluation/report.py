@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from engine.dataset.types import DatasetInfo
-from engine.evaluation.example_drawings import legend, pictures
+from engine.evaluation.example_drawings import BEFORE_AFTER, TEACHER_STUDENT, legend, pictures
 from engine.evaluation.example_images import MIN_SCORE, SampleView
 from engine.evaluation.report_metrics import (
     class_rows,
@@ -20,7 +20,15 @@ from engine.evaluation.report_metrics import (
     strength_curves,
     text,
 )
-from engine.evaluation.report_sections import confidence_sentence, matrix, mistakes, retention_sentence, thresholds
+from engine.evaluation.report_sections import (
+    beside_teacher,
+    confidence_sentence,
+    found_by_rows,
+    matrix,
+    mistakes,
+    retention_sentence,
+    thresholds,
+)
 from engine.evaluation.report_verdict import verdict
 from engine.layout import VALIDATION_PAGES, adapter_folder, validation_page
 from engine.registry import ModelName
@@ -35,6 +43,7 @@ PICTURES_BYTES = 1_300_000
 
 ADAPTER_NAMES = {"before": "Base", "after": "Adapted", "product": "adapter", "adapter": "yes"}
 STUDENT_NAMES = {"before": "Untrained", "after": "Student", "product": "student", "adapter": ""}
+COMPARED_NAMES = STUDENT_NAMES | {"before": "Teacher"}
 """Names of what is compared, and of the result."""
 
 
@@ -99,14 +108,20 @@ def _template() -> Template:
 def _model(
     result: TeacherResult, views: Sequence[SampleView], budget: int, settings: Mapping[str, str]
 ) -> dict[str, Any]:
+    names = ADAPTER_NAMES if result.teacher.traits.adapts_base else STUDENT_NAMES
+    labels, judged = BEFORE_AFTER, verdict(result)
+    if result.reference is not None:
+        names, labels, result = COMPARED_NAMES, TEACHER_STUDENT, beside_teacher(result, result.reference)
     return {
         "settings": settings,
         "name": result.teacher.value,
+        "reference": result.reference,
+        "found_by": found_by_rows(result.reference),
         "title": result.teacher.traits.title,
         "slug": result.teacher.slug,
         "pages": _pages(result),
         "result": result,
-        "verdict": verdict(result),
+        "verdict": judged,
         "metrics": metric_rows(result.before, result.after),
         "test_metrics": metric_rows(result.test_before, result.test_after)
         if result.test_before and result.test_after
@@ -117,8 +132,8 @@ def _model(
         "classes": class_rows(result.before, result.after),
         "curves": curves(result),
         "strength_curves": strength_curves(result),
-        "confidence": confidence_sentence(result.comparison),
-        "test_confidence": confidence_sentence(result.test_comparison),
+        "confidence": confidence_sentence(result.comparison, with_teacher=result.reference is not None),
+        "test_confidence": confidence_sentence(result.test_comparison, with_teacher=result.reference is not None),
         "mistakes": mistakes(result),
         "matrix": matrix(result.confusion_after.matrix) if result.confusion_after else None,
         "matrix_before": matrix(result.confusion_before.matrix) if result.confusion_before else None,
@@ -128,11 +143,11 @@ def _model(
         "retention": retention_rows(result.retention) if result.retention else [],
         "retention_sentence": retention_sentence(result.retention) if result.retention else "",
         "retention_prompts": class_rows(result.retention.base, result.retention.adapted) if result.retention else [],
-        "samples": [pictures(view, budget=budget) for view in views],
+        "samples": [pictures(view, budget=budget, labels=labels) for view in views],
         "legend": legend(views),
         "prompted": result.teacher.traits.needs_masks,
         "loading": loading_lines(result),
-        "names": ADAPTER_NAMES if result.teacher.traits.adapts_base else STUDENT_NAMES,
+        "names": names,
     }
 
 

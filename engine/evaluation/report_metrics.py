@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from engine.evaluation.charts import Curve, curve, ratio_curve
 from engine.results.metric_table import changes
-from engine.results.types import ApMetrics, Retention, ScoreCurve, TeacherResult
+from engine.results.metrics import ApMetrics, ScoreCurve
+from engine.results.types import Retention, TeacherResult
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.evaluation.retention import BUILT_IN, MIN_BASE_AP
-from engine.results.types import ClassMatrix, ClassQuality, Comparison, Confusion, Retention, TeacherResult
+from engine.results.metrics import ClassMatrix, Comparison, Confusion
+from engine.results.reference import Reference
+from engine.results.types import ClassQuality, Retention, TeacherResult
 
 OBJECTS = (
     ("found", "Found", "by a detection of its class, IoU 0.5 or more"),
@@ -120,15 +122,43 @@ def thresholds(result: TeacherResult) -> list[Threshold]:
     return sorted(rows, key=lambda row: (row.quality is None, -(row.quality.f1 if row.quality else 0), row.name))
 
 
-def confidence_sentence(comparison: Comparison | None) -> str:
-    """Describe the confidence intervals of AP before and after; empty if there are none."""
+def beside_teacher(result: TeacherResult, teacher: Reference) -> TeacherResult:
+    """Return the result of a student with its teacher in the place of the untrained student."""
+    shown = {
+        "before": teacher.val,
+        "test_before": teacher.test,
+        "comparison": teacher.comparison,
+        "test_comparison": teacher.test_comparison,
+        "confusion_before": teacher.confusion,
+        "score_curve_before": teacher.score_curve,
+    }
+    return result.model_copy(update=shown)
+
+
+def found_by_rows(teacher: Reference | None) -> list[tuple[str, int, float]]:
+    """Return label, count and share of the objects that teacher and student find; empty without a teacher."""
+    if teacher is None:
+        return []
+    found = teacher.found_by
+    counts = {
+        "both": found.both,
+        "the teacher only": found.teacher_only,
+        "the student only": found.student_only,
+        "neither": found.neither,
+    }
+    return [(label, count, count / max(1, sum(counts.values()))) for label, count in counts.items()]
+
+
+def confidence_sentence(comparison: Comparison | None, *, with_teacher: bool = False) -> str:
+    """Describe the confidence intervals of AP before and after, or of teacher and student; empty if there are none."""
     if comparison is None:
         return ""
     before, after, gain = comparison.before, comparison.after, comparison.difference
+    names = ("for the teacher", "for the student") if with_teacher else ("before", "after")
     return (
-        f"With 95 % confidence, AP is {before.low:.3f} to {before.high:.3f} before, {after.low:.3f} to "
-        f"{after.high:.3f} after, and changes by {gain.low:+.3f} to {gain.high:+.3f} (bootstrap: "
-        f"{comparison.resamples} resamples of {comparison.images} images)."
+        f"With 95 % confidence, AP is {before.low:.3f} to {before.high:.3f} {names[0]}, {after.low:.3f} to "
+        f"{after.high:.3f} {names[1]}, and {'differs' if with_teacher else 'changes'} by {gain.low:+.3f} to "
+        f"{gain.high:+.3f} (bootstrap: {comparison.resamples} resamples of {comparison.images} images)."
     )
 
 

@@ -8,8 +8,10 @@ from engine.evaluation.conclusion import conclude_result, mean_iou_change
 from engine.evaluation.report_metrics import Row, number, signed, text
 from engine.evaluation.report_sections import retention_remark
 from engine.results.metric_table import ceiling_sentence
+from engine.results.metrics import Interval
 from engine.results.no_gain import ADVICE, AS_THE_BASE
-from engine.results.types import Interval, TeacherResult
+from engine.results.reference import Reference
+from engine.results.types import TeacherResult
 
 FEW_IMAGES = 50
 """Below this number of images, AP varies by hundredths by chance."""
@@ -21,7 +23,7 @@ class Verdict:
 
     Attributes:
         kind: ``better``, ``same``, ``worse`` or ``unknown``.
-        row: AP before and after.
+        row: AP before and after, or of teacher and student.
         sentence: The conclusion in one sentence.
         remarks: Caveats and suggestions, as sentences.
     """
@@ -37,6 +39,8 @@ def verdict(result: TeacherResult) -> Verdict:
     title, adapts = result.teacher.traits.title, result.teacher.traits.adapts_base
     tested = result.test_before is not None and result.test_after is not None
     before, after = (result.test_before or result.before), (result.test_after or result.after)
+    if (teacher := result.reference) is not None:
+        before = teacher.test if tested and teacher.test is not None else teacher.val
     row = Row("AP", "", number(before.ap), number(after.ap))
     where = f"{after.images} images" if after.images else "images"
     where += _seen_before(result, tested=tested)
@@ -48,8 +52,10 @@ def verdict(result: TeacherResult) -> Verdict:
     numbers = f"AP {row.before:.2f} → {row.after:.2f}{mean_iou_change(before, after).replace('->', '→')} on {where}"
     if comparison is not None:
         numbers += f"; the difference is {_range(comparison.difference)} with 95 % confidence"
-    kind = concluded.kind
-    if result.strength == 0:
+    kind: str = concluded.kind
+    if teacher is not None:
+        kind, sentence = _beside_teacher(result, teacher, row, where=where, tested=tested)
+    elif result.strength == 0:
         sentence = f"{title}: {AS_THE_BASE}. AP {row.before:.2f} on {where}."
         remarks.append(f"{ADVICE}.")
     elif kind == "better" or (kind == "same" and not adapts):
@@ -85,6 +91,10 @@ def verdict(result: TeacherResult) -> Verdict:
             f"Teachers labelled {result.labelled_images:,} of the training images; all metrics are measured on human "
             "labels."
         )
+    if teacher is not None and teacher.trained_on:
+        remarks.append(
+            f"The teacher was trained on {teacher.trained_on:,} of the measured images, so its AP is too high here."
+        )
     if after.images and after.images < FEW_IMAGES:
         remarks.append(f"With {after.images} images, a difference of a few hundredths can be chance.")
     if (warning := retention_remark(result.retention)) is not None:
@@ -92,6 +102,20 @@ def verdict(result: TeacherResult) -> Verdict:
     if result.strength > 0 and 0 < result.epochs <= result.best_epoch:
         remarks.append("The last epoch was the best one: more epochs may improve AP further.")
     return Verdict(kind, row, sentence, tuple(remarks))
+
+
+def _beside_teacher(
+    result: TeacherResult, teacher: Reference, row: Row, *, where: str, tested: bool
+) -> tuple[str, str]:
+    """Return kind and sentence of a student next to its teacher. A lower AP than the teacher's is not "worse"."""
+    student, reached = result.teacher.traits.title, ""
+    if row.before:
+        reached = f", {(row.after or 0) / row.before:.0%} of that of its teacher {teacher.teacher.traits.title}"
+    comparison = teacher.test_comparison if tested else teacher.comparison
+    interval = "" if comparison is None else f"; the difference is {_range(comparison.difference)} with 95 % confidence"
+    better = comparison is not None and comparison.difference.low > 0
+    sentence = f"{student}: AP {row.after:.2f}{reached} ({row.before:.2f}) on {where}{interval}."
+    return "better" if better else "same", sentence
 
 
 def _seen_before(result: TeacherResult, *, tested: bool) -> str:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.results.types import ApMetrics, Retention
+from engine.results.metrics import ApMetrics
+from engine.results.types import Retention
 
 PROBE = Path(__file__).parent / "probe" / "annotations.json"
 """Annotations of the built-in images, in the same folder as the images."""

@@ -14,7 +14,8 @@ from engine.evaluation.confusion import MATRIX_CLASSES, confusion
 from engine.evaluation.ground_truth import GroundTruth
 from engine.evaluation.matching import Match, match_all
 from engine.models.labeller import keep
-from engine.results.types import ClassQuality, Confusion, ScoreCurve
+from engine.results.metrics import Confusion, ScoreCurve
+from engine.results.types import ClassQuality
 
 FALLBACK = 0.3
 """Threshold if no class has a correct detection: about that of Grounding DINO's own demo."""
@@ -34,6 +35,7 @@ class OperatingPoint:
         confusion: Mistakes at the thresholds.
         curve: Precision and recall over scores, all classes together; None without detections or objects.
         class_curves: The same for each of the most frequent classes, by name.
+        found: (M,) for the M objects of each image, True for those found at the thresholds.
     """
 
     thresholds: dict[str, float]
@@ -41,6 +43,7 @@ class OperatingPoint:
     confusion: Confusion
     curve: ScoreCurve | None
     class_curves: dict[str, ScoreCurve]
+    found: tuple[NDArray[np.bool_], ...] = ()
 
 
 def operating_point(truth: GroundTruth, detections: Sequence[Detections]) -> OperatingPoint:
@@ -80,7 +83,16 @@ def operating_point(truth: GroundTruth, detections: Sequence[Detections]) -> Ope
         confusion=confusion(matches, dataset.classes, thresholds, with_matrix=not prompted),
         curve=score_curve(*_all_classes(ranked)),
         class_curves=_class_curves(dataset.classes, ranked),
+        found=tuple(_found(match, [thresholds[name] for name in dataset.classes]) for match in matches),
     )
+
+
+def _found(match: Match, limits: Sequence[float]) -> NDArray[np.bool_]:
+    """Return (M,) True for the objects that a detection at the threshold of its class matches."""
+    kept = (match.object_of >= 0) & (match.scores >= np.asarray(limits)[match.seen])
+    found = np.zeros(len(match.objects), np.bool_)
+    found[match.object_of[kept]] = True
+    return found
 
 
 def best_threshold(

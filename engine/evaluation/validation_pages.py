@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from engine.dataset.types import Detections, Sample
-from engine.evaluation.example_drawings import legend, pictures
+from engine.evaluation.example_drawings import BEFORE_AFTER, legend, pictures
 from engine.evaluation.example_images import MIN_SCORE, SampleView, make_record
 from engine.evaluation.ground_truth import GroundTruth
 from engine.layout import validation_page
@@ -37,6 +37,7 @@ def write_pages(
     title: str,
     before: Sequence[Detections],
     after: Sequence[Detections],
+    labels: tuple[str, str] = BEFORE_AFTER,
 ) -> int:
     """Write the pages of a teacher and return their number.
 
@@ -47,6 +48,7 @@ def write_pages(
         title: Heading of each page.
         before: Detections of the base in each image, in original pixels.
         after: Detections of the adapted teacher.
+        labels: Names of both in the pages.
     """
     chosen = _spread(len(truth), MOST_IMAGES)
     pages = [chosen[start : start + PER_PAGE] for start in range(0, len(chosen), PER_PAGE)]
@@ -70,7 +72,7 @@ def write_pages(
             images=len(truth),
             score_threshold=MIN_SCORE,
             legend=[] if truth.iou_type == "segm" else legend(views),
-            samples=[pictures(view, budget=PICTURE_BYTES, side=SIDE) for view in views],
+            samples=[pictures(view, budget=PICTURE_BYTES, side=SIDE, labels=labels) for view in views],
         )
         (folder / validation_page(number)).write_text(html, encoding="utf-8")
     return len(pages)

@@ -8,7 +8,7 @@ from decimal import Decimal
 from pydantic import Field
 
 from engine.errors import ArtifactRefusedError
-from engine.results.types import Result
+from engine.results.metrics import Result
 from engine.spec import ArtifactFormat
 from engine.text.format_version import FORMAT_VERSION
 
@@ -103,7 +103,6 @@ class Artifacts(Result):
     model: str = Field(description="Name of the teacher or student.")
     source: str = Field(description="Its location.")
     source_sha256: str
-    licence: str = Field(default="", description="SPDX id of the licence of its code and base weights; empty: unknown.")
     classes: tuple[str, ...]
     split: str = Field(description="`val`: measured on the validation split of its run; `all`: on all given images.")
     images: int

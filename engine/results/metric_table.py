@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from engine.results.types import ApMetrics, Result
+from engine.results.metrics import ApMetrics, Result
 
 DIGITS = 4
 """Decimal places of a metric in an outcome, which must be short."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.errors import NotBetterThanBaseError
-from engine.results.types import ApMetrics, TeacherResult
+from engine.results.metrics import ApMetrics
+from engine.results.types import TeacherResult
 from engine.spec import OnNoGain
 
 ADVICE = "Use the base, or train longer, with another learning rate or on more images"

@@ -19,9 +19,10 @@ from engine.errors import ConfigError, StorageError, TeacherError
 from engine.plan import TrainingRun
 from engine.registry import ModelName
 from engine.results.metric_table import DIGITS, Change, headline_changes
+from engine.results.metrics import Result
 from engine.results.run_files import RunMetadata
 from engine.results.trials import selection_sentence
-from engine.results.types import AdapterFile, CrossValidation, MemoryNeed, Result, TeacherResult
+from engine.results.types import AdapterFile, CrossValidation, MemoryNeed, TeacherResult
 from engine.text.safe_text import NEUTRAL
 
 LIMIT = 4096

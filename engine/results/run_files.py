@@ -13,7 +13,8 @@ from engine.errors import ConfigError, StorageError
 from engine.layout import ARTIFACT_RESULTS, METADATA, RunLayout, adapter_folder
 from engine.registry import ModelName
 from engine.results.artifacts import Artifacts
-from engine.results.types import Result, TeacherResult
+from engine.results.metrics import Result
+from engine.results.types import TeacherResult
 from engine.storage import NotFoundError, Storage, join, safe_join
 from engine.storage.bounded_read import JSON_BYTES, read_bounded
 from engine.storage.checked_fetch import fetch_checked

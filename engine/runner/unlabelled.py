@@ -16,16 +16,16 @@ UNSURE_SHARE = "0.5"
 
 
 def label_unlabelled(manifest: DistillManifest) -> DistillManifest:
-    """Let the teacher label the unlabelled images, and return the manifest with the labels instead of the teacher.
+    """Let the teacher label the unlabelled images, and return the manifest with the labels.
 
     The labels are kept next to the runs; the same request finds them, and resumes an interrupted labelling. Without a
-    teacher nothing is done.
+    teacher, or with given labels, nothing is done.
 
     Raises:
         TeacherError: Labelling failed; the class is that of its exit code.
     """
     spec, unlabelled = manifest.spec, manifest.spec.unlabelled
-    if spec.teacher is None or unlabelled is None:
+    if spec.teacher is None or unlabelled is None or unlabelled.labels is not None:
         return manifest
     share = unlabelled.unsure_share or UNSURE_SHARE
     key = hashlib.sha256(json.dumps([spec.teacher, unlabelled.images, share]).encode()).hexdigest()[:12]
@@ -41,4 +41,4 @@ def label_unlabelled(manifest: DistillManifest) -> DistillManifest:
         error = InterruptedTrainingError if code in STOPPED else EXIT_ERRORS.get(code, TeacherError)
         raise error(f"labelling {unlabelled.images} with {spec.teacher} failed: see its messages above")
     given = unlabelled.model_copy(update={"labels": labels, "unsure_share": None})
-    return manifest.model_copy(update={"spec": spec.model_copy(update={"teacher": None, "unlabelled": given})})
+    return manifest.model_copy(update={"spec": spec.model_copy(update={"unlabelled": given})})

@@ -103,7 +103,9 @@ class DistillSpec(SpecModel):
     output: Uri = Field(description="Location of students and reports, under <output>/<name>/<run id>/.")
     storage: StorageSpec = Field(default=StorageSpec(), description="Access to object storage.")
     teacher: Uri | None = Field(
-        default=None, description="Folder of a run of teachers, or of an adapter, that labels the unlabelled images."
+        default=None,
+        description="Folder of a run of teachers, or of an adapter: it labels the unlabelled images unless their "
+        "labels are given, and the report compares the student with it.",
     )
     unlabelled: UnlabelledSpec | None = Field(default=None, description="Further training images without human labels.")
     student: StudentSpec = Field(default_factory=StudentSpec, description="The student to train.")
@@ -129,8 +131,8 @@ class DistillSpec(SpecModel):
             if self.teacher is not None:
                 raise ValueError("teacher labels images: give their folder as unlabelled.images")
             return self
-        if (given.labels is None) == (self.teacher is None):
-            raise ValueError("give either a teacher that labels the unlabelled images, or unlabelled.labels")
+        if given.labels is None and self.teacher is None:
+            raise ValueError("give a teacher that labels the unlabelled images, or unlabelled.labels")
         if given.labels is None and given.images is None:
             raise ValueError("unlabelled.images is required: the folder that the teacher labels")
         if given.labels is not None and given.unsure_share is not None:

@@ -27,7 +27,8 @@ from torch import Tensor
 from engine.errors import BaseModelError, StorageError
 from engine.layout import checkpoint_name, checkpoint_step
 from engine.models.safetensors_files import read_header, read_tensors
-from engine.results.types import ApMetrics, HistoryPoint
+from engine.results.metrics import ApMetrics
+from engine.results.types import HistoryPoint
 from engine.text.format_version import FORMAT, FORMAT_VERSION, refuse_newer
 from engine.text.plain_json import read_object
 

@@ -12,7 +12,10 @@ from engine.evaluation.evaluate import Evaluation, compute_metrics, predict_imag
 from engine.evaluation.ground_truth import GroundTruth, GroundTruths
 from engine.evaluation.retention import retention
 from engine.models.model import Model
-from engine.results.types import ApMetrics, Retention
+from engine.models.predictor import Predictor
+from engine.registry import ModelName
+from engine.results.metrics import ApMetrics
+from engine.results.types import Retention
 from engine.training.data.annotated_splits import SplitData
 from engine.training.data.box_prompts import DetectedBoxes, predict_masks
 from engine.training.data.retention_data import RetentionData
@@ -43,8 +46,8 @@ class Evaluator:
     micro_batch_size: int
     truths: GroundTruths
 
-    def evaluate(self, split: SplitData, *, teacher: Model | None = None) -> Evaluation:
-        """Evaluate the teacher as it is, or another one that shares its model, on a split."""
+    def evaluate(self, split: SplitData, *, teacher: Predictor | None = None) -> Evaluation:
+        """Evaluate the teacher as it is, or another model, on a split."""
         teacher = teacher or self.teacher
 
         def load(index: int) -> Sample:
@@ -52,7 +55,7 @@ class Evaluator:
             return split.sample(index, with_masks=False)  # masks are compared as run lengths
 
         indices = self.processes.rank.share(range(len(split.dataset)))
-        with memory_errors(teacher, self.settings):
+        with memory_errors(self.teacher, self.settings):
             seen = predict_images(teacher, split.dataset, load, indices=indices, batch_size=self.micro_batch_size)
         seen = self.processes.gather(seen)
         detections = [found for _, found in seen]
@@ -156,6 +159,25 @@ class Baseline:
 
 
 @dataclass(frozen=True, eq=False)
+class ReferenceEvaluation:
+    """Evaluation of the teacher that a student is compared with.
+
+    Attributes:
+        name: Name of the teacher.
+        uri: Folder of its adapter.
+        val: Evaluation on ``val``.
+        test: Evaluation on ``test``, if it exists.
+        trained_on: Images of both that it was trained on.
+    """
+
+    name: ModelName
+    uri: str
+    val: Evaluation
+    test: Evaluation | None
+    trained_on: int
+
+
+@dataclass(frozen=True, eq=False)
 class EvaluationReport:
     """All evaluations of a teacher.
 
@@ -167,6 +189,7 @@ class EvaluationReport:
         test_after: The best adapter on ``test``.
         by_detector: See :meth:`Evaluator.by_detector`.
         retention: See :meth:`Evaluator.retention`.
+        reference: The teacher that a student is compared with.
     """
 
     before: Mapping[str, ApMetrics]
@@ -176,3 +199,4 @@ class EvaluationReport:
     test_after: Evaluation | None
     by_detector: tuple[ApMetrics, ApMetrics] | None
     retention: Retention | None
+    reference: ReferenceEvaluation | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from engine.evaluation.evaluate import Evaluation
 from engine.models.model import Origin
@@ -13,6 +14,7 @@ from engine.training.context import TrainingContext
 from engine.training.evaluation import EvaluationReport, Evaluator
 from engine.training.messages import phases, summary
 from engine.training.prepare import PreparedRun
+from engine.training.reference import evaluate_reference
 from engine.training.result_files import write_result
 from engine.training.strength import Strength, find_strength
 
@@ -78,6 +80,7 @@ def finish(
         retention_data=run.retention_data,
         retention=strength.retention,
     )
+    evaluation = replace(evaluation, reference=evaluate_reference(context, evaluator, run.splits))
     return _report(context, run, evaluation, progress, strength, trials(strength.value))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine.models.base import Batch
 from engine.results.events import Listener
-from engine.results.types import ApMetrics
+from engine.results.metrics import ApMetrics
 from engine.training.data.sampler import Steps
 
 

@@ -9,9 +9,10 @@ from engine.dataset.checks.problem_catalogue import CATALOGUE
 from engine.dataset.checks.unreadable_images import Unreadable
 from engine.evaluation.conclusion import conclude_result
 from engine.results.events import better_than
+from engine.results.metrics import ApMetrics
 from engine.results.no_gain import ADVICE
 from engine.results.trials import selection_sentence
-from engine.results.types import ApMetrics, SplitCheck, TeacherResult
+from engine.results.types import SplitCheck, TeacherResult
 from engine.spec import ExifOrientation
 from engine.text.safe_text import shortened
 from engine.training.checkpoint import Checkpoint, Progress

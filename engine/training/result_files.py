@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -15,6 +14,7 @@ from engine.dataset.types import Detections, Sample
 from engine.estimate.cost_model import StepEstimate
 from engine.evaluation.conclusion import conclude_result, improved
 from engine.evaluation.evaluate import Evaluation
+from engine.evaluation.example_drawings import BEFORE_AFTER, TEACHER_STUDENT
 from engine.evaluation.example_images import choose_samples, make_record
 from engine.evaluation.ground_truth import GroundTruth
 from engine.evaluation.intervals import compare_ap
@@ -23,14 +23,16 @@ from engine.evaluation.validation_pages import write_pages
 from engine.layout import FOLD, RESULT, SAMPLE_IMAGES, SAMPLES, VALIDATION_PAGES
 from engine.models.base_sources import LocalModel
 from engine.models.model import Model
+from engine.results.metrics import Comparison
 from engine.results.trials import cross_validation
-from engine.results.types import AdapterFile, Comparison, TeacherResult, TrialResult
+from engine.results.types import AdapterFile, TeacherResult, TrialResult
 from engine.training.checkpoint import Progress
 from engine.training.data.annotated_splits import SplitData
 from engine.training.data.sampler import Steps
 from engine.training.data.shared_images import write_lists
 from engine.training.data.splits import Splits
 from engine.training.evaluation import EvaluationReport
+from engine.training.reference import reference_result
 from engine.training.strength import Strength
 
 
@@ -51,6 +53,9 @@ def write_result(
     """Write example images with detections, validation pages and ``result.json`` to the adapter's ``folder``."""
     folds = bool(splits.folds)
     pages = _write_images(folder, evaluation, splits.val, title=teacher.name.value)
+    before, after = (
+        operating_point(one.truth, one.detections) for one in (evaluation.val_before, evaluation.val_after)
+    )
     result = TeacherResult(
         teacher=teacher.name,
         base_model=base_model,
@@ -67,7 +72,14 @@ def write_result(
         images_skipped=len(splits.unreadable.faults),
         objects_skipped=splits.objects_skipped,
         skipped_examples=splits.unreadable.examples,
-        **_at_thresholds(evaluation),
+        thresholds=after.thresholds,
+        quality=after.quality,
+        score_curve_before=before.curve,
+        score_curve_after=after.curve,
+        class_score_curves=after.class_curves,
+        confusion_before=before.confusion,
+        confusion_after=after.confusion,
+        reference=reference_result(evaluation, after),
         validation_pages=pages,
         retention=evaluation.retention,
         labelled_images=0 if splits.human is None else len(splits.train.paths) - splits.human,
@@ -98,39 +110,26 @@ def write_result(
 
 
 def _write_images(folder: Path, evaluation: EvaluationReport, val: SplitData, *, title: str) -> int:
-    """Write example images and validation pages of base and adapter; return the number of pages."""
-    truth = evaluation.val_after.truth
+    """Write example images and validation pages of base and adapter, or teacher and student; return their number."""
+    truth, reference = evaluation.val_after.truth, evaluation.reference
+    before = evaluation.val_before if reference is None else reference.val
     write_samples(
         folder,
         truth,
         partial(val.sample, with_masks=False),
-        before=evaluation.val_before.detections,
+        before=before.detections,
         after=evaluation.val_after.detections,
+        losses=reference is not None,
     )
     return write_pages(
         folder / VALIDATION_PAGES,
         truth,
         partial(val.sample, with_masks=False),
         title=title,
-        before=evaluation.val_before.detections,
+        before=before.detections,
         after=evaluation.val_after.detections,
+        labels=BEFORE_AFTER if reference is None else TEACHER_STUDENT,
     )
-
-
-def _at_thresholds(evaluation: EvaluationReport) -> dict[str, Any]:
-    """Return the fields of the result that describe base and adapter at their best score thresholds."""
-    before, after = (
-        operating_point(one.truth, one.detections) for one in (evaluation.val_before, evaluation.val_after)
-    )
-    return {
-        "thresholds": after.thresholds,
-        "quality": after.quality,
-        "score_curve_before": before.curve,
-        "score_curve_after": after.curve,
-        "class_score_curves": after.class_curves,
-        "confusion_before": before.confusion,
-        "confusion_after": after.confusion,
-    }
 
 
 def _adapter_file(file: Path) -> AdapterFile:
@@ -155,6 +154,7 @@ def write_samples(
     *,
     before: Sequence[Detections],
     after: Sequence[Detections],
+    losses: bool = False,
 ) -> None:
     """Choose example images and write them with ground truth and detections.
 
@@ -164,10 +164,14 @@ def write_samples(
         load: Returns the sample of an image index.
         before: Detections of the base in each image.
         after: Detections of the adapted teacher.
+        losses: See :func:`choose_samples`.
     """
     images = folder / SAMPLE_IMAGES
     images.mkdir(parents=True, exist_ok=True)
-    records = [make_record(truth, index, before[index], after[index]) for index in choose_samples(truth, before, after)]
+    records = [
+        make_record(truth, index, before[index], after[index])
+        for index in choose_samples(truth, before, after, losses=losses)
+    ]
     for record in records:
         image = Image.fromarray(load(record.index).image)
         image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))

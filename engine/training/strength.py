@@ -16,7 +16,8 @@ from engine.evaluation.strength import choose_strength
 from engine.models.base import Teacher
 from engine.models.lora import set_strength
 from engine.models.model import Model
-from engine.results.types import ApMetrics, Retention, StrengthCurve, StrengthPoint
+from engine.results.metrics import ApMetrics
+from engine.results.types import Retention, StrengthCurve, StrengthPoint
 from engine.training.data.annotated_splits import SplitData
 from engine.training.data.retention_data import RetentionData
 from engine.training.evaluation import Evaluator

@@ -28,8 +28,9 @@ from engine.models.model import Batch
 from engine.plan import TrainingRun
 from engine.registry import ModelName
 from engine.results.events import Event, Listener
+from engine.results.metrics import ApMetrics
 from engine.results.trials import chosen_config
-from engine.results.types import ApMetrics, TeacherResult
+from engine.results.types import TeacherResult
 from engine.storage import Storage, StorageOptions, default_cache
 from engine.training.checkpoint import Checkpoint, Progress
 from engine.training.context import TrainingContext

@@ -21,10 +21,11 @@ from engine.evaluation.conclusion import improved
 from engine.layout import RunLayout
 from engine.results.events import Event
 from engine.results.metric_table import Change
+from engine.results.metrics import Comparison, Interval
 from engine.results.model_card import model_card
 from engine.results.no_gain import ADVICE, check_gain, warning
 from engine.results.outcome import LIMIT, parse_outcome
-from engine.results.types import Comparison, Interval, TeacherResult
+from engine.results.types import TeacherResult
 from engine.spec import DatasetSpec, FineTuneSpec, OnNoGain, TeacherName, TrainingSpec
 from engine.stages import Stage, StageInput
 from engine.training.messages import summary

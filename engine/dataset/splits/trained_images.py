@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from engine.dataset.images.folder import ImageFolder
@@ -36,6 +37,38 @@ def images_of_split(
     Raises:
         StorageError: The lists are invalid, or cannot be read.
     """
+    listed = listed_images(adapter, split, storage)
+    if listed is None:
+        return None
+    own = folder.marks([folder.names.find(image.file_name) for image in dataset.images])
+    return [
+        image.file_name for image, mark in zip(dataset.images, own, strict=True) if listed.has(image.file_name, mark)
+    ]
+
+
+@dataclass(frozen=True)
+class ListedImages:
+    """Images of a split, as the lists of a run name them.
+
+    Attributes:
+        names: File names of images whose bytes are unknown.
+        marks: Marks of the bytes of all others.
+    """
+
+    names: frozenset[str]
+    marks: frozenset[str]
+
+    def has(self, name: str, mark: str) -> bool:
+        """Return True if an image is in the split: by its bytes, or by name if these are unknown."""
+        return (sure(mark) and mark in self.marks) or name in self.names
+
+
+def listed_images(adapter: str, split: str, storage: Storage) -> ListedImages | None:
+    """Return the images of a split of a run; None if it has no lists. Arguments are those of :func:`images_of_split`.
+
+    Raises:
+        StorageError: The lists are invalid, or cannot be read.
+    """
     uri = join(adapter, SPLITS)
     try:
         content: Any = json.loads(storage.read_bytes(uri))
@@ -44,11 +77,6 @@ def images_of_split(
         return None
     except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise StorageError(f"{uri} is not what a run writes ({error}): fetch the adapter again") from None
-    names = {name for name, mark in listed if not sure(mark)}
-    marks = {mark for _, mark in listed if sure(mark)}
-    own = folder.marks([folder.names.find(image.file_name) for image in dataset.images])
-    return [
-        image.file_name
-        for image, mark in zip(dataset.images, own, strict=True)
-        if (sure(mark) in marks if sure(mark) else False) or image.file_name in names
-    ]
+    return ListedImages(
+        frozenset(name for name, mark in listed if not sure(mark)), frozenset(mark for _, mark in listed if sure(mark))
+    )

@@ -7,7 +7,7 @@ import pytest
 from engine.cli.labels import label, mistakes_line, progress_line
 from engine.labelling import Progress
 from engine.models.labeller import Labeller
-from engine.results.types import Confusion
+from engine.results.metrics import Confusion
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.evaluation.conclusion import conclude
-from engine.results.types import ApMetrics, Comparison, Interval
+from engine.results.metrics import ApMetrics, Comparison, Interval
 
 
 def metrics(ap: float, miou: float | None = None, images: int = 6) -> ApMetrics:

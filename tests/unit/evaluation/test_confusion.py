@@ -10,7 +10,7 @@ from engine.dataset.types import CocoAnnotation, CocoDataset
 from engine.evaluation.confusion import KINDS, MATRIX_CLASSES, confusion
 from engine.evaluation.ground_truth import GroundTruth
 from engine.evaluation.matching import match_all
-from engine.results.types import Confusion
+from engine.results.metrics import Confusion
 
 from .conftest import an_object, seen
 

@@ -22,18 +22,13 @@ from engine.evaluation.report_metrics import class_rows, curves, score_curves
 from engine.evaluation.report_sections import mistakes, thresholds
 from engine.evaluation.report_verdict import verdict
 from engine.evaluation.retention import retention
+from engine.results.metrics import ApMetrics, ClassMatrix, Comparison, Confusion, Interval, ScoreCurve
 from engine.results.trials import cross_validation
 from engine.results.types import (
     AdapterFile,
-    ApMetrics,
-    ClassMatrix,
     ClassQuality,
-    Comparison,
-    Confusion,
     HistoryPoint,
-    Interval,
     Retention,
-    ScoreCurve,
     SplitCheck,
     StrengthCurve,
     StrengthPoint,

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from tiny_run import save_run
 from toy import toy_sample, write_toy_data
 from typer.testing import CliRunner
 
@@ -23,6 +24,7 @@ from engine.dataset import inspect_dataset
 from engine.dataset.predictions import load_predictions
 from engine.dataset.teacher_labels import teacher_labels
 from engine.errors import ConfigError, DataError
+from engine.layout import RunLayout
 from engine.manifest import DistillManifest, load, load_manifest
 from engine.models.model import Batch, Example
 from engine.processes.launch import Rank
@@ -30,6 +32,7 @@ from engine.processes.supervisor import Child, Ended
 from engine.registry import StudentName
 from engine.results.run_files import read_metadata
 from engine.runner import begin, label_unlabelled, prepare
+from engine.spec import TeacherName
 from engine.spec.distill import DistillSpec
 from engine.storage import Storage
 from engine.students import DFine
@@ -149,7 +152,12 @@ def write_labels(file: Path, indices: range, *, score: float = 0.8, ignored: fro
 
 
 def test_labels_of_a_teacher_join_the_human_ones(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images 8 to 11 have human labels, in any split: only the others are added."""
+    """Images 8 to 11 have human labels, in any split: only the others are added. The report shows the teacher too."""
+    teacher = save_run(tmp_path / "teacher", (TeacherName.GROUNDING_DINO,), classes=("green", "red"))
+    lists = {"train": [{"file_name": f"{number}.png", "content": ""} for number in range(12)]}
+    Path(RunLayout(str(teacher)).teacher(TeacherName.GROUNDING_DINO), "splits.json").write_text(
+        json.dumps({"splits": lists})
+    )
     labels = write_labels(tmp_path / "labels" / "labels.json", range(8, 20), ignored=frozenset({15}))
     seen: list[Batch] = []
     own = DFine.collate
@@ -165,6 +173,7 @@ def test_labels_of_a_teacher_join_the_human_ones(data: Path, tmp_path: Path, mon
             "dataset": {"annotations": str(data)},
             "output": str(tmp_path / "output"),
             "student": {"size": "femto", "epochs": 1, "batchSize": 4},
+            "teacher": str(teacher),
             "unlabelled": {"labels": str(labels), "humanShare": "0.25"},
             "settings": SMALL,
         }
@@ -188,8 +197,24 @@ def test_labels_of_a_teacher_join_the_human_ones(data: Path, tmp_path: Path, mon
         assert ((scores == 1) | torch.isclose(scores, torch.tensor(0.8))).all()
     unsure = sum(len(labels) for batch in seen for labels in batch["ignored_labels"])
     assert 0 < unsure < len(seen) * 3
-    assert read_metadata(runs[0].layout, Storage()).teachers[0].labelled_images == 8
-    assert "Teachers labelled 8 of the training images" in Path(runs[0].layout.report).read_text()
+    (result,) = read_metadata(runs[0].layout, Storage()).teachers
+    assert result.labelled_images == 8
+    report = Path(runs[0].layout.report).read_text()
+    assert "Teachers labelled 8 of the training images" in report
+    reference, measured = result.reference, result.after.images
+    assert reference is not None
+    assert (reference.teacher, reference.val.images, reference.trained_on) == ("GroundingDino", measured, measured)
+    found = reference.found_by
+    assert found.both + found.teacher_only + found.student_only + found.neither == measured
+    for text in (
+        "Objects found by teacher and student",
+        "<b>Teacher</b>",
+        "for the student, and differs by",
+        "Truth: human labels only",
+    ):
+        assert text in report
+    assert f"was trained on {measured} of the measured images" in report
+    assert "Untrained" not in report
     split = json.loads(Path(runs[0].layout.teacher(StudentName.DFINE), "splits.json").read_text())["splits"]
     assert {one["file_name"] for one in split["train"]} >= {f"labels/{number}.png" for number in range(12, 20)}
     assert not any(one["file_name"].startswith("labels/") for one in split["val"])
@@ -244,7 +269,7 @@ def test_a_teacher_labels_the_unlabelled_images_first(
     labels = words[words.index("--output") + 1]
     assert words[words.index("--adapters") + 1] == "run"
     assert words[words.index("--unsure") + 1] == "0.5"
-    assert found.teacher is None
+    assert found.teacher == "run", "the report compares the student with it"
     assert found.unlabelled is not None
     assert (found.unlabelled.labels, found.unlabelled.human_share) == (labels, "0.3")
     assert label_unlabelled(manifest.model_copy(update={"spec": found})).spec == found
@@ -258,11 +283,10 @@ def test_a_teacher_labels_the_unlabelled_images_first(
     ("changes", "message"),
     [
         ({"teacher": "run"}, "teacher labels images: give their folder"),
-        ({"unlabelled": {"images": "yard"}}, "give either a teacher"),
-        ({"teacher": "run", "unlabelled": {"images": "yard", "labels": "labels.json"}}, "give either a teacher"),
+        ({"unlabelled": {"images": "yard"}}, "give a teacher"),
         ({"unlabelled": {"labels": "labels.json", "unsureShare": "0.5"}}, "unsureShare is for a teacher"),
     ],
 )
-def test_labels_have_one_source(changes: dict[str, Any], message: str) -> None:
+def test_labels_have_a_source(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DistillSpec.model_validate({"dataset": {"annotations": "a.json"}, "output": "o"} | changes)

@@ -9,7 +9,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from engine.evaluation.example_images import DetectionsRecord, SampleRecord, SampleView
 from engine.results.events import Event
-from engine.results.types import AdapterFile, ApMetrics, TeacherResult
+from engine.results.metrics import ApMetrics
+from engine.results.types import AdapterFile, TeacherResult
 from engine.spec import TeacherName
 from engine.training.listeners import TensorBoard, thinned
 
