@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from engine.results.types import TeacherResult
 
 
+RANDOM_WEIGHTS = "random weights"
+"""Base model of a student that begins with random weights, in results."""
+
+
 @dataclass(frozen=True)
 class PublishedBase:
     """A base model on the hub.
@@ -47,6 +51,7 @@ class ModelTraits:
         transformers_classes: Names of the classes of transformers that its bases are loaded as.
         cost: Memory and arithmetic of its steps; None if they are not known.
         published: Base models on the hub.
+        licence: SPDX id of the licence of its code.
     """
 
     adapts_base: ClassVar[bool] = False
@@ -65,6 +70,7 @@ class ModelTraits:
     transformers_classes: frozenset[str] = frozenset()
     cost: CostTraits | None = None
     published: tuple[PublishedBase, ...] = ()
+    licence: str = "unknown"
 
     @property
     def needs_masks(self) -> bool:
@@ -118,9 +124,7 @@ class StudentTraits(ModelTraits):
     Attributes:
         sizes: Names of its sizes, the smallest first, with their approximate numbers of parameters.
         can_learn_masks: It learns a mask of each box too, if the data has masks.
-        licence: SPDX id of the licence of its code and of its published weights.
     """
 
     sizes: Mapping[str, int]
     can_learn_masks: bool = False
-    licence: str

@@ -17,6 +17,7 @@ import typer
 from engine.cli import options
 from engine.cli.display import console
 from engine.errors import TeacherError
+from engine.registry import ModelName
 from engine.storage import default_cache
 from engine.text.uris import AZ, GS
 
@@ -51,6 +52,7 @@ def checks(endpoint_url: str | None) -> Iterator[Check]:
     yield Check("python", "ok", sys.version.split()[0])
     yield from _packages()
     yield from _gpu()
+    yield _licences()
     yield _room("disk", default_cache(), 10 * GIGABYTE, "base models and images are kept there; set TEACHER_CACHE")
     if SHARED_MEMORY.is_dir():
         yield _room("memory", SHARED_MEMORY, GIGABYTE, "workers hand batches over there; set training.workers to 0")
@@ -66,6 +68,16 @@ def _packages() -> Iterator[Check]:
     else:
         versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in TRAINING_PACKAGES[:3])
         yield Check("packages", "ok", versions)
+
+
+def _licences() -> Check:
+    """Return the licences of the code and of the known base weights of all models."""
+    models: dict[str, list[str]] = {}
+    for name in ModelName:
+        licences = sorted({name.traits.licence, *(base.licence for base in name.traits.published)})
+        models.setdefault(" and ".join(licences), []).append(name.traits.title)
+    said = "; ".join(f"{licence}: {', '.join(titles)}" for licence, titles in models.items())
+    return Check("licences", "ok", f"code and published base weights are {said}. Labels are yours")
 
 
 def _installed(name: str) -> bool:

@@ -33,6 +33,7 @@ from engine.evaluation.report_verdict import verdict
 from engine.layout import VALIDATION_PAGES, adapter_folder, validation_page
 from engine.registry import ModelName
 from engine.results.artifacts import Artifacts
+from engine.results.licences import licences_of
 from engine.results.model_card import loading_lines
 from engine.results.trials import selection_sentence, settings_text
 from engine.results.types import TeacherResult
@@ -148,6 +149,7 @@ def _model(
         "prompted": result.teacher.traits.needs_masks,
         "loading": loading_lines(result),
         "names": names,
+        "licences": licences_of(result),
     }
 
 

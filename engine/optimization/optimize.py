@@ -18,6 +18,7 @@ from engine.optimization.measure import Workshop
 from engine.optimization.packages import require
 from engine.optimization.source import MeasuringImages, Source
 from engine.optimization.targets import Target, Wanted, limits_of
+from engine.registry import ModelName
 from engine.results.artifacts import Artifacts
 from engine.storage import Storage, join
 
@@ -118,6 +119,7 @@ def build(
         model=source.name,
         source=source.uri,
         source_sha256=source.digest,
+        licence=ModelName(source.name).traits.licence,
         classes=source.model.classes,
         split=images.split,
         images=len(images.dataset),

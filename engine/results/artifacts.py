@@ -103,6 +103,7 @@ class Artifacts(Result):
     model: str = Field(description="Name of the teacher or student.")
     source: str = Field(description="Its location.")
     source_sha256: str
+    licence: str = Field(default="unknown", description="SPDX id of the licence of its code.")
     classes: tuple[str, ...]
     split: str = Field(description="`val`: measured on the validation split of its run; `all`: on all given images.")
     images: int

@@ -11,6 +11,7 @@ import yaml
 
 from engine.config import RunConfig, TeacherSettings
 from engine.results.card_snippets import original_note, plain_snippet
+from engine.results.licences import licences_of
 from engine.results.metric_table import changes, metric_text
 from engine.results.no_gain import warning
 from engine.results.trials import selection_sentence
@@ -74,6 +75,7 @@ def model_card(result: TeacherResult, config: RunConfig, *, versions: Mapping[st
             f"| adapter (sha256) | `{result.adapter.sha256}` |",
             *([f"| selection | {_cell(said)} |"] if (said := selection_sentence(result)) else []),
             f"| best epoch, epochs made | {result.best_epoch:g}, {result.epochs:g} |",
+            *_licence_rows(result),
             f"| seed | {config.training.seed} |",
             *(f"| {name} | {version} |" for name, version in versions.items()),
             "",
@@ -96,7 +98,7 @@ def _student_card(
             f"# {traits.title} trained for {_cell(config.name)}",
             "",
             f"{traits.title} with {result.trainable_parameters:,} trained parameters, from {_code(result.base_model)}. "
-            f"Licence of its code and base weights: {traits.licence}.",
+            f"Licence of its code: {traits.licence}.",
             "",
             "```python",
             *loading_lines(result).splitlines(),
@@ -116,11 +118,16 @@ def _student_card(
             f"| annotations (sha256) | `{config.data.digest}` |",
             f"| weights (sha256) | `{result.adapter.sha256}` |",
             f"| best epoch, epochs made | {result.best_epoch:g}, {result.epochs:g} |",
+            *_licence_rows(result),
             f"| seed | {config.training.seed} |",
             *(f"| {name} | {version} |" for name, version in versions.items()),
             "",
         ]
     )
+
+
+def _licence_rows(result: TeacherResult) -> list[str]:
+    return [f"| licence of the {what} | {_cell(text)} |" for what, text in licences_of(result).model_dump().items()]
 
 
 def _split_title(result: TeacherResult) -> str:

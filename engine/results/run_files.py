@@ -13,6 +13,7 @@ from engine.errors import ConfigError, StorageError
 from engine.layout import ARTIFACT_RESULTS, METADATA, RunLayout, adapter_folder
 from engine.registry import ModelName
 from engine.results.artifacts import Artifacts
+from engine.results.licences import Licences
 from engine.results.metrics import Result
 from engine.results.types import TeacherResult
 from engine.storage import NotFoundError, Storage, join, safe_join
@@ -52,6 +53,7 @@ class RunMetadata(Result):
     seed: int
     environment: dict[str, str] = Field(description="Versions and hardware.")
     teachers: tuple[TeacherResult, ...]
+    licences: dict[str, Licences] = Field(default={}, description="By model name, those of code, weights and labels.")
     artifacts: tuple[Artifacts, ...] = Field(default=(), description="Exported files of each student.")
     files: tuple[FileEntry, ...] = Field(description="Every file of the run but this one and what resuming needs.")
 

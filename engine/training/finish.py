@@ -17,6 +17,7 @@ from engine.training.prepare import PreparedRun
 from engine.training.reference import evaluate_reference
 from engine.training.result_files import write_result
 from engine.training.strength import Strength, find_strength
+from engine.traits import RANDOM_WEIGHTS
 
 
 def save_best_adapter(context: TrainingContext, run: PreparedRun, *, strength: float = 1.0) -> None:
@@ -105,7 +106,7 @@ def _report(
             progress,
             teacher=run.model.teacher,
             base=run.model.base,
-            base_model=context.settings.base_model or "random weights",
+            base_model=context.settings.base_model or RANDOM_WEIGHTS,
             splits=run.splits,
             steps=run.steps,
             plan=plan,

@@ -26,6 +26,7 @@ from engine.training.evaluation import Baseline, Evaluator
 from engine.training.messages import shared_image_messages, skipped_messages
 from engine.training.prepare_model import PreparedModel, fetch_base, load_base, prepare_model
 from engine.training.resume import check_same_base, check_same_images, check_same_run, run_fingerprint
+from engine.traits import RANDOM_WEIGHTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +147,7 @@ def _fetch(
         processes=context.processes,
         note=context.note,
     )
-    check_same_base(base or "random weights", data.base, context.processes)
+    check_same_base(base or RANDOM_WEIGHTS, data.base, context.processes)
     return data
 
 

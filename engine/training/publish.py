@@ -28,6 +28,7 @@ from engine.evaluation.settings_table import settings_table
 from engine.layout import ATTEMPTS, LAST, README, RESULT, SAMPLE_IMAGES, SAMPLES, RunLayout
 from engine.plan import TrainingRun
 from engine.results.events import Event, Listener, better_than
+from engine.results.licences import licences_of
 from engine.results.model_card import model_card
 from engine.results.run_files import FileEntry, RunMetadata, publication, read_artifacts, read_result, run_metrics
 from engine.results.trials import chosen_config
@@ -233,6 +234,7 @@ def publish_run(config: RunConfig, *, storage: Storage) -> None:
         seed=config.training.seed,
         environment=environment(),
         teachers=tuple(results),
+        licences={result.teacher.value: licences_of(result) for result in results},
         artifacts=tuple(artifacts),
         files=tuple(entries[path] for path in sorted(entries)),
     )

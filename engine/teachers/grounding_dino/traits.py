@@ -22,6 +22,7 @@ GROUNDING_DINO = register(
         transformers_classes=frozenset({"GroundingDinoForObjectDetection"}),
         card_code=card_code,
         cost=GroundingDinoCost(),
+        licence="Apache-2.0",
         published=(
             PublishedBase("IDEA-Research/grounding-dino-tiny", 172_000_000, "Apache-2.0"),
             PublishedBase("IDEA-Research/grounding-dino-base", 232_000_000, "Apache-2.0"),

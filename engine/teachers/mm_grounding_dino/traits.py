@@ -23,6 +23,7 @@ MM_GROUNDING_DINO = register(
         transformers_classes=frozenset({"MMGroundingDinoForObjectDetection"}),
         card_code=card_code,
         cost=MMGroundingDinoCost(),
+        licence="Apache-2.0",
         published=(
             PublishedBase("openmmlab-community/mm_grounding_dino_tiny_o365v1_goldg_v3det", 172_900_000, "Apache-2.0"),
             PublishedBase("openmmlab-community/mm_grounding_dino_base_all", 233_000_000, "Apache-2.0"),

@@ -22,6 +22,7 @@ SAM = register(
         transformers_classes=frozenset({"SamModel"}),
         card_code=card_code,
         cost=SamCost(),
+        licence="Apache-2.0",
         published=(
             PublishedBase("facebook/sam-vit-base", 93_700_000, "Apache-2.0"),
             PublishedBase("facebook/sam-vit-large", 312_300_000, "Apache-2.0"),

@@ -27,6 +27,7 @@ SAM2 = register(
         transformers_classes=frozenset({"Sam2Model"}),
         card_code=card_code,
         cost=Sam2Cost(),
+        licence="Apache-2.0",
         published=(
             PublishedBase("facebook/sam2.1-hiera-tiny", 31_400_000, "Apache-2.0"),
             PublishedBase("facebook/sam2.1-hiera-small", 38_500_000, "Apache-2.0"),
