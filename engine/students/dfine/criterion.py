@@ -27,7 +27,8 @@ from torch import Tensor
 from engine.models.box_geometry import generalized_iou, iou, to_corners
 from engine.students.dfine.distributions import edge_targets, fine_grained_localization, self_distillation
 from engine.students.dfine.mask_losses import MASK_TERMS, mask_costs, mask_losses
-from engine.students.dfine.matching import Matches, match_layers, unite
+from engine.students.dfine.matching import unite
+from engine.students.matching import Matches, match_layers
 from engine.students.targets import Targets, ignored
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.75, 2.0  # as published: configs/dfine/include/dfine_hgnetv2.yml

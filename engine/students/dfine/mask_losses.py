@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.models.box_geometry import to_corners
-from engine.students.dfine.matching import FOCAL_ALPHA, FOCAL_GAMMA, Matches
+from engine.students.matching import FOCAL_ALPHA, FOCAL_GAMMA, Matches
 
 MASK_TERMS = ("mask_bce", "mask_dice")
 

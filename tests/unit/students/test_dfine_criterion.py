@@ -15,7 +15,8 @@ from transformers.loss.loss_d_fine import DFineForObjectDetectionLoss, DFineLoss
 
 from engine.students.dfine.criterion import Bins, Queries, denoising_losses, detection_losses
 from engine.students.dfine.distributions import bin_offsets, edge_targets
-from engine.students.dfine.matching import match_layers, unite
+from engine.students.dfine.matching import unite
+from engine.students.matching import match_layers
 from engine.students.targets import Targets
 
 CLASSES, QUERIES, LAYERS, BINS = 3, 12, 3, 32
