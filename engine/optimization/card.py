@@ -14,6 +14,7 @@ from engine.dataset.images.preprocessing import (
     STD,
     Geometry,
     LongestEdgeTransform,
+    ScaledTransform,
     ShortestEdgeTransform,
     Transform,
 )
@@ -33,7 +34,7 @@ _RESIZE: dict[str, tuple[Resize, bool]] = {
     "SquareTransform": ("exact", True),
     "ScaledTransform": ("exact", False),
 }
-"""Rule of each transform, and if it normalises."""
+"""Rule of each transform, and if it always normalises."""
 
 MASKS = (
     " masks (1, K, h, w) float32: the mask of each box over the whole image, positive on the object; scale it "
@@ -80,6 +81,7 @@ class Preprocessing(BaseModel):
     def of(cls, transform: Transform, *, height: int, width: int) -> Preprocessing:
         """Describe a transform, and the input that its images are padded to."""
         rule, normalises = _RESIZE[type(transform).__name__]
+        normalises = normalises or (isinstance(transform, ScaledTransform) and transform.normalizes)
         longest = transform.image_size if isinstance(transform, LongestEdgeTransform) else None
         shortest = None
         if isinstance(transform, ShortestEdgeTransform):

@@ -30,8 +30,8 @@ class StudentSpec(SpecModel):
     name: StudentName = Field(default_factory=_first_student, description="Name of the student.")
     size: Annotated[str, StringConstraints(min_length=1, max_length=32)] | None = Field(
         default=None,
-        description="Size of a student that begins with random weights: femto, pico, nano (default), small, medium or "
-        "large.",
+        description="Size of a student that begins with random weights: nano (default), small, medium or large; of "
+        "D-FINE also femto and pico, of RF-DETR also tiny.",
     )
     base_model: Uri | None = Field(
         default=None, description="Hub id, folder or prefix in a bucket of weights to start from, instead of a size."

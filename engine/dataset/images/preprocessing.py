@@ -214,10 +214,11 @@ class SquareTransform(Transform):
 
 @dataclass(frozen=True)
 class ScaledTransform(Transform):
-    """Scale to a fixed size, without regard to the aspect ratio; values are 0..1, without normalisation."""
+    """Scale to a fixed size, without regard to the aspect ratio; values are 0..1, or normalised."""
 
     height: int
     width: int
+    normalizes: bool = False
 
     def plan(self, height: int, width: int) -> Geometry:
         """See :meth:`Transform.plan`."""
@@ -226,6 +227,8 @@ class ScaledTransform(Transform):
 
     def image(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Scale (bilinear, antialiased): (H, W, 3) uint8 RGB to (3, height, width) float32."""
+        if self.normalizes:
+            return super().image(image)
         resized = Image.fromarray(image).resize((self.width, self.height), Image.Resampling.BILINEAR)
         return np.ascontiguousarray(np.asarray(resized, dtype=np.float32).transpose(2, 0, 1) / 255)
 

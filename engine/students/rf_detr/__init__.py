@@ -1,0 +1,1 @@
+"""RF-DETR, a detector with a DINOv2 backbone."""
