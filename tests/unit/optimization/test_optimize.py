@@ -170,7 +170,7 @@ def test_a_student_is_exported_by_the_command_and_refused_with_exit_code_49(tmp_
     assert done.stdout.strip() == str(tmp_path / "edge" / "dfine")
     artifact = load_artifact(tmp_path / "edge" / "dfine" / "model.onnx", threads=1)
     assert_same(*(predictions(one, [scene(7, SIZE)])[0] for one in (artifact, student)), size=SIZE)
-    monkeypatch.setattr(Workshop, "_ap", lambda self, artifact: 0.0)
+    monkeypatch.setattr(Workshop, "_ap", lambda self, artifact: (0.0, None))
     done = CliRunner().invoke(app, command)
     assert isinstance(done.exception, ArtifactRefusedError)
     assert not (tmp_path / "edge" / "dfine" / "model.onnx").exists(), "the earlier file is not described any more"
@@ -179,7 +179,7 @@ def test_a_student_is_exported_by_the_command_and_refused_with_exit_code_49(tmp_
 def test_settings_are_tried_in_turn_and_then_the_artifact_is_refused_with_the_numbers(
     run, data, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(Workshop, "_ap", lambda self, artifact: self.ap - 0.0031)
+    monkeypatch.setattr(Workshop, "_ap", lambda self, artifact: (self.ap - 0.0031, None))
     output = tmp_path / "out"
     made = engine.optimize(run, data, data.parent / "images", output=output, formats=["onnx-fp16"], threads=1)
     (one,) = made.artifacts
@@ -192,7 +192,7 @@ def test_settings_are_tried_in_turn_and_then_the_artifact_is_refused_with_the_nu
 
 
 def test_a_higher_allowed_loss_accepts_the_first_setting(run, data, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(Workshop, "_ap", lambda self, artifact: self.ap - 0.0031)
+    monkeypatch.setattr(Workshop, "_ap", lambda self, artifact: (self.ap - 0.0031, None))
     wanted = [{"format": "onnx-fp16", "max_ap_drop": 0.004}]
     made = engine.optimize(run, data, data.parent / "images", output=tmp_path, formats=wanted, threads=1)
     assert [attempt.setting for attempt in made.artifacts[0].attempts] == ["fp16"]
