@@ -16,6 +16,7 @@ from engine.evaluation.evaluate import Evaluation
 from engine.evaluation.intervals import compare_ap
 from engine.evaluation.thresholds import OperatingPoint, operating_point
 from engine.models.adapter_files import find_adapters
+from engine.models.base import Teacher
 from engine.models.predictor import Predictor
 from engine.registry import ModelName
 from engine.results.metrics import Comparison
@@ -45,35 +46,39 @@ class Renamed:
 
 
 def evaluate_reference(context: TrainingContext, evaluator: Evaluator, splits: Splits) -> ReferenceEvaluation | None:
-    """Evaluate the teacher of a distillation, with all processes; None if there is none for the student's annotations.
+    """Evaluate the teacher of a distillation, with all processes.
 
-    Raises:
-        BaseModelError: The adapter or its base is unavailable.
+    Returns:
+        None if there is none for the student's annotations, or it cannot be loaded: the student is published without.
     """
     labels = context.config.labels if isinstance(context.config, DistillConfig) else None
     if labels is None or labels.teacher is None:
         return None
-    adapter = context.processes.decided(lambda: _adapter(context, str(labels.teacher)))
+    run, loaded = labels.teacher, list[Teacher]()
+
+    def load() -> tuple[ModelName, str] | None:
+        try:
+            found = find_adapters(run, storage=context.storage)
+            alike = [name for name in found if name.traits.annotations == context.name.traits.annotations]
+            loaded.extend(_load(context, evaluator, found[name]) for name in alike[:1])
+        except BaseModelError as error:
+            context.note(f"the student is not compared with its teacher: {error}")
+            return None
+        return (alike[0], found[alike[0]]) if alike else None
+
+    adapter = context.processes.decided(load)
     if adapter is None:
         return None
     name, uri = adapter
-    context.note(f"measuring {name} of {labels.teacher} on the same images")
-    loaded = load_adapted(uri, storage=context.storage, cache=context.cache, device=evaluator.teacher.device)
-    teacher = Renamed(loaded, splits.val.dataset.classes)
+    context.note(f"measuring {name} of {run} on the same images")
+    teacher = Renamed(loaded[0] if loaded else _load(context, evaluator, uri), splits.val.dataset.classes)
     val = evaluator.evaluate(splits.val, teacher=teacher)
     test = None if splits.test is None else evaluator.evaluate(splits.test, teacher=teacher)
     return ReferenceEvaluation(name, uri, val, test, _trained_on(context, uri, splits))
 
 
-def _adapter(context: TrainingContext, run: str) -> tuple[ModelName, str] | None:
-    """Return the teacher of a run that predicts what the student predicts, and the folder of its adapter."""
-    try:
-        found = find_adapters(run, storage=context.storage)
-    except BaseModelError as error:
-        context.note(f"the student is compared with no teacher: {error}")
-        return None
-    alike = context.name.traits.annotations
-    return next(((name, uri) for name, uri in found.items() if name.traits.annotations == alike), None)
+def _load(context: TrainingContext, evaluator: Evaluator, uri: str) -> Teacher:
+    return load_adapted(uri, storage=context.storage, cache=context.cache, device=evaluator.teacher.device)
 
 
 def _trained_on(context: TrainingContext, uri: str, splits: Splits) -> int:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+from tiny_run import save_run
 from toy import metrics, result_of
 
+from engine.config import DistillConfig
+from engine.config.model import LabelsConfig
 from engine.dataset.types import CocoAnnotation, CocoDataset, CocoImage, Detections, Frame, Sample
 from engine.evaluation.evaluate import Evaluation
 from engine.evaluation.ground_truth import GroundTruth
@@ -15,7 +21,9 @@ from engine.evaluation.report_verdict import verdict
 from engine.evaluation.thresholds import operating_point
 from engine.registry import StudentName, TeacherName
 from engine.results.reference import FoundBy, Reference
-from engine.training.reference import Renamed, found_by
+from engine.storage import Storage
+from engine.training.distributed import ALONE
+from engine.training.reference import Renamed, evaluate_reference, found_by
 
 CLASSES = ("red", "green")
 
@@ -91,3 +99,23 @@ def test_the_report_has_the_teacher_in_the_place_of_the_untrained_student() -> N
         ("neither", 1),
     ]
     assert found_by_rows(None) == []
+
+
+def test_a_teacher_that_cannot_be_loaded_does_not_keep_the_student_from_being_published(tmp_path: Path) -> None:
+    run = save_run(tmp_path / "run", (TeacherName.GROUNDING_DINO,))
+    card = run / "teachers" / "grounding_dino_lora" / "teacher.json"
+    notes: list[str] = []
+    context: Any = SimpleNamespace(
+        config=DistillConfig.model_construct(labels=LabelsConfig.model_construct(teacher=str(run))),
+        name=StudentName.DFINE,
+        processes=ALONE,
+        storage=Storage(),
+        cache=tmp_path / "cache",
+        note=notes.append,
+    )
+    evaluator: Any = SimpleNamespace(teacher=SimpleNamespace(device="cpu"))
+    for content in ("{}", None):
+        card.unlink() if content is None else card.write_text(content)
+        assert evaluate_reference(context, evaluator, splits=None) is None  # type: ignore[arg-type]
+    assert all(note.startswith("the student is not compared with its teacher: ") for note in notes)
+    assert len(notes) == 2
