@@ -21,13 +21,13 @@ def square(low: int, high: int, value: float = 1.0) -> torch.Tensor:
 def test_focal_loss_is_the_published_one_on_masks_of_zeros_and_ones() -> None:
     targets = TARGETS[:, None].expand_as(LOGITS)
     expected = sigmoid_focal_loss(LOGITS, targets, alpha=0.25, gamma=2).mean(dim=(2, 3))
-    torch.testing.assert_close(focal_loss(LOGITS, TARGETS[:, None]), expected)
+    torch.testing.assert_close(focal_loss(LOGITS, TARGETS[:, None], alpha=0.25), expected)
 
 
 def test_a_half_covered_cell_is_best_answered_by_a_half() -> None:
     half = torch.full((1, 1, 1, 1), 0.5)
     answers = torch.linspace(-3, 3, 61).reshape(-1, 1, 1, 1)
-    best = focal_loss(answers, half, alpha=0.5).argmin()
+    best = focal_loss(answers, half).argmin()
     assert answers[best].sigmoid().item() == pytest.approx(0.5, abs=0.02)
 
 
