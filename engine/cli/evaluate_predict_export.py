@@ -11,13 +11,14 @@ import typer
 from engine.cli import options
 from engine.cli.display import console, note, show_conclusion, show_metrics, warn
 from engine.cli.labels import cut_sentence, evaluate_predictions
-from engine.cli.optimize_and_benchmark import ARTIFACT, evaluate_artifact, open_artifact
+from engine.cli.optimize_and_benchmark import ARTIFACT, evaluate_model, open_artifact
 from engine.dataset.checks.problems import EXAMPLES
 from engine.errors import ConfigError, MachineError
 from engine.layout import SPLITS
 from engine.spec import Crowds, ExifOrientation, TeacherName
 from engine.spec.bounds import BATCH_SIZE, SCORE
-from engine.storage import default_cache
+from engine.storage import Storage, default_cache
+from engine.storage import name as name_of
 from engine.text.safe_text import listed
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 ADAPTER = typer.Option("--adapter", help="Adapter folder, <run>/teachers/<teacher>_lora; s3:// or path.")
 Adapter = Annotated[str, ADAPTER]
+STUDENT = typer.Option("--student", help="Folder of a student, or of its run; s3:// or path.")
 BaseModel = Annotated[
     str | None, typer.Option("--base-model", help="Location of the base model, if it has moved since training.")
 ]
@@ -36,6 +38,7 @@ BatchSize = Annotated[int, typer.Option("--batch-size", min=BATCH_SIZE.low, help
 def evaluate(
     data: Annotated[str, typer.Option("--data", help="COCO JSON to measure on.")],
     adapter: Annotated[str | None, ADAPTER] = None,
+    student: Annotated[str | None, STUDENT] = None,
     artifact: Annotated[str | None, ARTIFACT] = None,
     predictions: Annotated[
         str | None, typer.Option("--predictions", help="Labels with scores to measure instead of an adapter.")
@@ -48,16 +51,22 @@ def evaluate(
     endpoint_url: options.Endpoint = None,
     as_json: options.Json = False,
 ) -> None:
-    """Measure COCO AP of an adapter and of its base on a dataset, of an exported model, or of labels with scores."""
-    if sum(one is not None for one in (adapter, artifact, predictions)) > 1:
-        raise ConfigError("--adapter, --artifact and --predictions are measured one at a time: give one of them")
+    """Measure COCO AP of an adapter and of its base on a dataset, of a student, an exported model, or scored labels."""
+    if sum(one is not None for one in (adapter, student, artifact, predictions)) > 1:
+        raise ConfigError("give one of --adapter, --student, --artifact and --predictions: each is measured on its own")
     if predictions is not None:
         evaluate_predictions(predictions, data, images, crowds=crowds, endpoint_url=endpoint_url, as_json=as_json)
         return
-    if artifact is not None:
-        storage = options.storage(endpoint_url)
-        evaluate_artifact(
-            artifact,
+    storage = options.storage(endpoint_url)
+    if adapter is None:
+        model = _open_model(student, artifact, storage)
+        if model is None:
+            raise ConfigError(
+                "give --adapter, --student, --artifact such as optimize wrote, or --predictions such as label wrote"
+            )
+        evaluate_model(
+            model,
+            name_of(str(student or artifact)),
             data,
             images,
             crowds=crowds,
@@ -66,8 +75,6 @@ def evaluate(
             as_json=as_json,
         )
         return
-    if adapter is None:
-        raise ConfigError("give --adapter, --artifact such as optimize wrote, or --predictions such as label wrote")
     from engine.evaluation.adapter_evaluation import evaluate_adapter
 
     measured = evaluate_adapter(
@@ -78,13 +85,22 @@ def evaluate(
         batch_size=batch_size,
         crowds=crowds,
         exif_orientation=exif_orientation,
-        storage=options.storage(endpoint_url),
+        storage=storage,
         cache=default_cache(),
         working=console.status,
     )
     _show_evaluation(measured, adapter)
     if as_json:
         typer.echo(json.dumps(_evaluation_json(measured), indent=2))
+
+
+def _open_model(student: str | None, artifact: str | None, storage: Storage) -> Predictor | None:
+    """Load a student or an artifact, whichever is given."""
+    if student is not None:
+        from engine.students import load_student
+
+        return load_student(student, storage=storage)
+    return None if artifact is None else open_artifact(artifact, storage)
 
 
 def _show_evaluation(measured: AdapterEvaluation, adapter: str) -> None:
@@ -120,6 +136,7 @@ def predict(
     images: Annotated[str, typer.Option("--images", help="Folder of the images; s3:// or path.")],
     output: Annotated[str, typer.Option("--output", help="COCO JSON to write, with scores; s3:// or path.")],
     adapter: Annotated[str | None, ADAPTER] = None,
+    student: Annotated[str | None, STUDENT] = None,
     artifact: Annotated[str | None, ARTIFACT] = None,
     boxes: Annotated[
         str | None, typer.Option("--boxes", help="COCO JSON of boxes that prompt the teacher, such as predict wrote.")
@@ -136,9 +153,9 @@ def predict(
     overwrite: options.Overwrite = False,
     endpoint_url: options.Endpoint = None,
 ) -> None:
-    """Run an adapted teacher or an exported model on a folder of images, and write boxes or masks."""
-    if (adapter is None) == (artifact is None):
-        raise ConfigError("give either --adapter, or --artifact such as optimize wrote")
+    """Run an adapted teacher, a student or an exported model on a folder of images, and write boxes or masks."""
+    if sum(one is not None for one in (adapter, student, artifact)) != 1:
+        raise ConfigError("give one of --adapter, --student, and --artifact such as optimize wrote")
     from engine.labelling import Overlays
     from engine.labelling.predict_folder import predict_folder, prompting_dataset
     from engine.teachers import load_adapted
@@ -149,12 +166,10 @@ def predict(
     overlays = None if draw is None else Overlays(draw)
     if overlays is not None:
         overlays.refuse_inside(images, storage)
-    teacher: Predictor
-    if artifact is not None:
-        teacher = open_artifact(artifact, storage)
-    else:
+    teacher = _open_model(student, artifact, storage)
+    if teacher is None:
         teacher = load_adapted(str(adapter), base_model=base_model, storage=storage, cache=default_cache())
-    source = artifact or str(adapter)
+    source = str(student or artifact or adapter)
     dataset = prompting_dataset(teacher, images, boxes, adapter=source, storage=storage, warn=warn)
     with console.status(f"predicting {len(dataset)} images"):
         predicted = predict_folder(

@@ -195,8 +195,9 @@ def benchmark(
         typer.echo(speed.model_dump_json(indent=2))
 
 
-def evaluate_artifact(
-    artifact: str,
+def evaluate_model(
+    model: Predictor,
+    title: str,
     data: str,
     images: str | None,
     *,
@@ -205,26 +206,23 @@ def evaluate_artifact(
     storage: Storage,
     as_json: bool,
 ) -> None:
-    """Measure the AP of an artifact in its own runtime."""
+    """Measure the AP of a student, or of an artifact in its own runtime, on all images of a dataset."""
     from engine.evaluation.evaluate import evaluate
-    from engine.optimization.artifact import load_artifact, local_artifact
     from engine.optimization.source import measuring_images
 
-    with local_artifact(artifact, storage) as file:
-        loaded = load_artifact(file, threads=usable_cores())
-        measured_on = measuring_images(
-            loaded,
-            data,
-            images,
-            uri=None,
-            crowds=crowds,
-            exif_orientation=exif_orientation,
-            storage=storage,
-            cache=default_cache(),
-        )
-        with console.status("measuring the artifact"):
-            metrics = evaluate(loaded, measured_on.dataset, measured_on.load, batch_size=1).metrics
-    show_metrics([(Path(file).name, metrics)])
+    measured_on = measuring_images(
+        model,
+        data,
+        images,
+        uri=None,
+        crowds=crowds,
+        exif_orientation=exif_orientation,
+        storage=storage,
+        cache=default_cache(),
+    )
+    with console.status(f"measuring {title}"):
+        metrics = evaluate(model, measured_on.dataset, measured_on.load, batch_size=1).metrics
+    show_metrics([(title, metrics)])
     if as_json:
         typer.echo(json.dumps(metrics.model_dump(), indent=2))
 

@@ -82,6 +82,23 @@ def test_a_manifest_is_trained_and_its_student_loaded(data: Path, tmp_path: Path
     assert again.stdout.strip().splitlines()[-1] == root
 
 
+def test_a_student_predicts_and_is_evaluated_by_the_commands(data: Path, tmp_path: Path) -> None:
+    run = engine.distill(
+        data, output=tmp_path / "out", student={"size": "femto", "epochs": 1, "batch_size": 4}, settings=SMALL
+    )
+    images = str(data.parent / "images") if (data.parent / "images").is_dir() else str(data.parent)
+    labels = tmp_path / "labels.json"
+    arguments = ["predict", "--student", run.uri, "--images", images, "--output", str(labels), "--threshold", "0"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert json.loads(labels.read_text())["annotations"]
+    done = CliRunner().invoke(app, ["evaluate", "--student", run.uri, "--data", str(data), "--json"])
+    assert done.exit_code == 0, done.output
+    assert 0 <= json.loads(done.stdout)["ap"] <= 1
+    done = CliRunner().invoke(app, ["predict", "--images", images, "--output", str(labels), "--overwrite"])
+    assert "give one of --adapter, --student, and --artifact" in str(done.exception)
+
+
 def test_flags_manifest_and_python_plan_the_same_run(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
