@@ -125,8 +125,8 @@ def test_a_student_is_trained_on_labels(place: Path, tmp_path: Path) -> None:
     [
         (("label", "--adapters", "nowhere", "--images", "i", "--output", "o"), "nowhere is not the folder"),
         (("label", "--adapters", "a", "--images", "i", "--output", "o", "--base-model", "x"), "TEACHER=WHERE"),
-        (("evaluate", "--data", "a.json"), "give --adapter, --artifact such as optimize wrote, or --predictions"),
-        (("evaluate", "--data", "a.json", "--adapter", "a", "--predictions", "b"), "measured one at a time"),
+        (("evaluate", "--data", "a.json"), "give --adapter, --student, --artifact such as optimize"),
+        (("evaluate", "--data", "a.json", "--adapter", "a", "--predictions", "b"), "each is measured on its own"),
         (("evaluate", "--data", "a.json", "--predictions", "nowhere.json"), "nowhere.json does not exist"),
     ],
 )

@@ -136,7 +136,7 @@ def test_unset_values_follow_from_the_data(data: Path, tmp_path: Path) -> None:
     [
         ({"size": "femto", "baseModel": "some/base"}, "give either size or baseModel"),
         ({"revision": "main"}, "revision goes with baseModel"),
-        ({"name": "YOLO"}, "'YOLO' is not allowed (known here: DFine)"),
+        ({"name": "YOLO"}, "'YOLO' is not allowed (known here: DFine, RfDetr)"),
         ({"epochs": 0}, "must be at least 1, found 0"),
     ],
 )
