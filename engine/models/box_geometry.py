@@ -40,6 +40,17 @@ def to_corners(boxes: Tensor) -> Tensor:
     return torch.cat([center - half, center + half], dim=-1)
 
 
+def clipped_corners(boxes: Tensor) -> Tensor:
+    """Convert (..., 4) center x, center y, width, height, as shares of the image, to corners inside it."""
+    return to_corners(boxes).clamp(0, 1)
+
+
+def share_inside(boxes: Tensor, regions: Tensor) -> Tensor:
+    """Return (Q, M) the share of the area of each box (Q, 4) inside each region (M, 4), both center and size."""
+    inner, _ = intersection_and_union(to_corners(boxes)[:, None], to_corners(regions)[None])
+    return inner / boxes[:, None, 2:].prod(-1).clamp(min=1e-12)
+
+
 def assign(costs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """Assign to each object the query of lowest cost, each query at most once (Hungarian method).
 

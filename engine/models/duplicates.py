@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from engine.models.box_geometry import iou, to_corners
+from engine.models.box_geometry import clipped_corners, iou
 
 ROUNDS = 8
 """Rounds of suppression. Each settles at least the next box of a chain of overlapping boxes, in practice nearly all."""
@@ -27,7 +27,7 @@ def suppress_duplicates(
     """
     if limit >= 1:
         return scores, classes, boxes
-    edges = to_corners(boxes.float()).clamp(0, 1)
+    edges = clipped_corners(boxes.float())
     rank = torch.arange(scores.shape[1], device=scores.device)
     rivals = (rank[:, None] < rank) & (classes[:, :, None] == classes[:, None, :])
     covers = (rivals & (iou(edges[:, :, None], edges[:, None, :]) > limit)).float()  # (B, K, K): row over column

@@ -11,6 +11,7 @@ import peft
 import torch
 from torch import Tensor, nn
 
+from engine.models.box_geometry import clipped_corners
 from engine.models.lora import merged
 
 if TYPE_CHECKING:
@@ -55,16 +56,10 @@ class QueryDetector(nn.Module):
         classes = outputs.logits.shape[-1]
         scores, best = outputs.logits.sigmoid().flatten(1).topk(min(self.limit, outputs.logits[0].numel()))
         query = torch.div(best, classes, rounding_mode="floor")
-        boxes = corners(outputs.pred_boxes.gather(1, query[..., None].expand(-1, -1, 4)))
+        boxes = clipped_corners(outputs.pred_boxes.gather(1, query[..., None].expand(-1, -1, 4)))
         if not self.masks:
             return boxes, scores, best % classes
         return boxes, scores, best % classes, outputs.pred_masks[0].index_select(0, query[0])[None]
-
-
-def corners(boxes: Tensor) -> Tensor:
-    """Convert (..., 4) centre and size to corners, clipped to 0..1."""
-    centre, size = boxes[..., :2], boxes[..., 2:]
-    return torch.cat([centre - size / 2, centre + size / 2], dim=-1).clamp(0, 1)
 
 
 def query_detector_graph(model: Any, *, shape: tuple[int, int], limit: int, masks: bool = False) -> Graph:

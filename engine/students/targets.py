@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.models.box_geometry import iou, to_corners
+from engine.models.box_geometry import iou, share_inside, to_corners
 
 IGNORED_IOU = 0.5
 """IoU with an ignored object, or share inside a crowd, from which on a query is not background: COCO's lowest match."""
@@ -49,8 +49,7 @@ def ignored(boxes: Tensor, targets: Sequence[Targets], classes: int) -> Tensor:
         if not len(target.ignored_labels):
             continue
         seen, regions = to_corners(boxes[image])[:, None], to_corners(target.ignored_boxes)[None]
-        shared = torch.minimum(seen[..., 2:], regions[..., 2:]) - torch.maximum(seen[..., :2], regions[..., :2])
-        inside = shared.clamp(min=0).prod(-1) / boxes[image, :, None, 2:].prod(-1).clamp(min=1e-12)
+        inside = share_inside(boxes[image], target.ignored_boxes)
         covered = torch.where(target.ignored_crowds, inside, iou(seen, regions)) >= IGNORED_IOU  # (Q, M)
         per_class = F.one_hot(target.ignored_labels, classes).bool()
         found[image] = (covered[..., None] & per_class[None]).any(1)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
+from engine.models.box_geometry import clipped_corners
 from engine.models.duplicates import suppress_duplicates
-from engine.models.graphs import Graph, corners, traceable_copy
+from engine.models.graphs import Graph, traceable_copy
 from engine.teachers.grounding_dino.batch import canvas, encode
 from engine.teachers.grounding_dino.prompts import Prompt
 
@@ -82,7 +83,7 @@ class _Detections(nn.Module):
         scores, best = scores.topk(min(self.limit, scores.shape[1]))
         boxes = boxes.gather(1, best[..., None].expand(-1, -1, 4))
         scores, labels, boxes = suppress_duplicates(scores, labels.gather(1, best), boxes, limit=self.nms)
-        return corners(boxes), scores, labels
+        return clipped_corners(boxes), scores, labels
 
     def _found(self, caption: Any, pixel_values: Tensor, pixel_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with _constant_text(self.detector, caption):

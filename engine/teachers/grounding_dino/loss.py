@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.models.box_geometry import assign
+from engine.models.box_geometry import assign, share_inside
 from engine.models.box_geometry import generalized_iou as generalized_iou
 from engine.models.box_geometry import to_corners as to_corners
 
@@ -118,9 +118,7 @@ def in_crowds(boxes: Tensor, targets: Sequence[Targets], *, length: int) -> Tens
     for inside, seen, target in zip(found, boxes, targets, strict=True):
         if target.crowd_boxes is None or target.crowd_tokens is None or not len(target.crowd_boxes):
             continue
-        own, crowds = to_corners(seen)[:, None], to_corners(target.crowd_boxes)[None]
-        shared = torch.minimum(own[..., 2:], crowds[..., 2:]) - torch.maximum(own[..., :2], crowds[..., :2])
-        share = shared.clamp(min=0).prod(-1) / seen[:, None, 2:].prod(-1).clamp(min=1e-12)  # (Q, M)
+        share = share_inside(seen, target.crowd_boxes)  # (Q, M)
         inside |= ((share >= IN_CROWD)[..., None] & target.crowd_tokens[None]).any(1)
     return found
 
