@@ -69,6 +69,7 @@ def evaluate(
             name_of(str(student or artifact)),
             data,
             images,
+            batch_size=batch_size,
             crowds=crowds,
             exif_orientation=exif_orientation,
             storage=storage,

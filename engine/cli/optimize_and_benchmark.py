@@ -201,6 +201,7 @@ def evaluate_model(
     data: str,
     images: str | None,
     *,
+    batch_size: int,
     crowds: Crowds,
     exif_orientation: ExifOrientation,
     storage: Storage,
@@ -221,7 +222,7 @@ def evaluate_model(
         cache=default_cache(),
     )
     with console.status(f"measuring {title}"):
-        metrics = evaluate(model, measured_on.dataset, measured_on.load, batch_size=1).metrics
+        metrics = evaluate(model, measured_on.dataset, measured_on.load, batch_size=batch_size).metrics
     show_metrics([(title, metrics)])
     if as_json:
         typer.echo(json.dumps(metrics.model_dump(), indent=2))
