@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import DFineConfig, DFineForObjectDetection
+from transformers import DFineForObjectDetection
 
 from engine.errors import ConfigError
-from engine.models.base_files import check_loaded, load_weights, read_config, refuse_unloadable
+from engine.students.detector_base import check_heads_alone_differ, load_with_settings
 from engine.students.dfine.mask_head import HEAD, MaskedDFine
 from engine.students.dfine.settings import DFineSettings
 from engine.students.dfine.sizes import IMAGE_SIZES, class_settings, random_config
@@ -47,15 +47,9 @@ def load_base(folder: Path, classes: Sequence[str], settings: DFineSettings) -> 
     Raises:
         BaseModelError: The folder holds no D-FINE that can be loaded.
     """
-    with refuse_unloadable(folder, "D-FINE"):
-        read_config(folder, [DFineConfig.model_type])
-        config: Any = DFineConfig.from_pretrained(folder, local_files_only=True)
-        for name, value in class_settings(classes, denoising=settings.denoising).items():
-            setattr(config, name, value)
-        model, report = load_weights(_class(settings), folder, config, ignore_mismatched_sizes=True)
+    values = class_settings(classes, denoising=settings.denoising)
+    model, report = load_with_settings(_class(settings), folder, title="D-FINE", values=values)
     if any(name.startswith(HEAD) for name in report["missing_keys"]):  # the library's random weights are far smaller
-        model.mask_head = model.mask_head_of(config)
-    missing = [name for name in report["missing_keys"] if not any(head in name for head in (*HEADS, HEAD))]
-    other = [str(one[0]) for one in report["mismatched_keys"] if not any(head in str(one[0]) for head in HEADS)]
-    check_loaded(folder, model, [*missing, *other])
+        model.mask_head = model.mask_head_of(model.config)
+    check_heads_alone_differ(folder, model, report, heads=HEADS, added=[HEAD])
     return model

@@ -7,6 +7,8 @@ from typing import Any
 
 from transformers import DFineConfig
 
+from engine.students import detector_base
+
 IMAGE_SIZES: Mapping[str, tuple[int, int]] = {
     "femto": (256, 320),
     "pico": (256, 320),
@@ -110,5 +112,4 @@ def random_config(size: str, classes: Sequence[str], *, denoising: int) -> DFine
 
 def class_settings(classes: Sequence[str], *, denoising: int) -> dict[str, Any]:
     """Return the settings of a configuration that follow from the classes and the training."""
-    names = dict(enumerate(classes))
-    return {"id2label": names, "label2id": {name: index for index, name in names.items()}, "num_denoising": denoising}
+    return {**detector_base.class_settings(classes), "num_denoising": denoising}

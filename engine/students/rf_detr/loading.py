@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import RfDetrConfig, RfDetrForObjectDetection
+from transformers import RfDetrForObjectDetection
 
 from engine.errors import ConfigError
-from engine.models.base_files import check_loaded, load_weights, read_config, refuse_unloadable
-from engine.students.rf_detr.sizes import SIDES, class_settings, random_config
+from engine.students.detector_base import check_heads_alone_differ, class_settings, load_with_settings
+from engine.students.rf_detr.sizes import SIDES, random_config
 
 HEAD = "class_embed"
 """Part of the names of parameters that depend on the classes."""
@@ -36,13 +36,7 @@ def load_base(folder: Path, classes: Sequence[str]) -> Any:
     Raises:
         BaseModelError: The folder holds no RF-DETR that can be loaded.
     """
-    with refuse_unloadable(folder, "RF-DETR"):
-        read_config(folder, [RfDetrConfig.model_type])
-        config: Any = RfDetrConfig.from_pretrained(folder, local_files_only=True)
-        for name, value in class_settings(classes).items():
-            setattr(config, name, value)
-        model, report = load_weights(RfDetrForObjectDetection, folder, config, ignore_mismatched_sizes=True)
-    missing = [name for name in report["missing_keys"] if HEAD not in name]
-    other = [str(one[0]) for one in report["mismatched_keys"] if HEAD not in str(one[0])]
-    check_loaded(folder, model, [*missing, *other])
+    values = class_settings(classes)
+    model, report = load_with_settings(RfDetrForObjectDetection, folder, title="RF-DETR", values=values)
+    check_heads_alone_differ(folder, model, report, heads=[HEAD])
     return model

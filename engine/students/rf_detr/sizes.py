@@ -7,6 +7,8 @@ from typing import Any
 
 from transformers import RfDetrConfig
 
+from engine.students.detector_base import class_settings
+
 SIDES: Mapping[str, int] = {"tiny": 256, "nano": 384, "small": 512, "medium": 576, "large": 704}
 """Height and width in pixels that each size expects."""
 
@@ -52,9 +54,3 @@ def random_config(size: str, classes: Sequence[str]) -> RfDetrConfig:
     }
     own = {"decoder_layers": _LAYERS[size], "decoder_n_points": 2, "dropout": 0.0, **(_TINY_DETECTOR if tiny else {})}
     return RfDetrConfig(backbone_config=backbone, **own, **class_settings(classes))
-
-
-def class_settings(classes: Sequence[str]) -> dict[str, Any]:
-    """Return the settings of a configuration that follow from the classes."""
-    names = dict(enumerate(classes))
-    return {"id2label": names, "label2id": {name: index for index, name in names.items()}}
