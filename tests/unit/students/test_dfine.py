@@ -11,6 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
+from tiny_student import learn_one_image
 from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
 from engine.dataset.types import Frame, Sample
@@ -46,23 +47,6 @@ def save(one: DFine, folder: Path) -> Path:
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[DFine, Path]:
     one = student()
     return one, save(one, tmp_path_factory.mktemp("students") / "dfine")
-
-
-def train(one: DFine, steps: int) -> list[float]:
-    one.begin_training(one.settings)
-    optimizer = torch.optim.AdamW(one.trained_parameters().values(), lr=1e-3)
-    torch.manual_seed(1)
-    batch, losses = one.collate([one.example(SAMPLE, np.random.default_rng(0))] * 2), []
-    for step in range(steps):
-        one.set_training(True)
-        loss = one.loss(batch, count=one.count(batch))["loss"]
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        one.after_step(step + 1)
-        losses.append(float(loss.detach()))
-    one.set_training(False)
-    return losses
 
 
 @pytest.mark.parametrize("size", ["femto", "pico", "nano"])
@@ -147,7 +131,7 @@ def test_a_base_of_other_classes_keeps_all_but_its_heads(saved: tuple[DFine, Pat
 
 def test_it_learns_one_image_and_its_average_follows() -> None:
     one = student(ema_decay=0.5)
-    losses = train(one, 12)
+    losses = learn_one_image(one, SAMPLE, 12)
     assert losses[-1] < 0.9 * losses[0]
     raw, averaged = one.model.state_dict(), one.averaged.state_dict()  # type: ignore[union-attr]
     name = "model.enc_output.0.weight"
@@ -157,7 +141,7 @@ def test_it_learns_one_image_and_its_average_follows() -> None:
 
 def test_a_step_is_repeated_exactly_from_its_tensors() -> None:
     one = student()
-    train(one, 2)
+    learn_one_image(one, SAMPLE, 2)
     tensors = {name: tensor.clone() for name, tensor in one.training_tensors().items()}
     other = student(seed=9)
     other.begin_training(other.settings)

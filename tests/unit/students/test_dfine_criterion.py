@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from random_targets import CLASSES, boxes, targets
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from transformers import DFineConfig
@@ -19,26 +20,9 @@ from engine.students.dfine.matching import unite
 from engine.students.matching import match_layers
 from engine.students.targets import Targets
 
-CLASSES, QUERIES, LAYERS, BINS = 3, 12, 3, 32
+QUERIES, LAYERS, BINS = 12, 3, 32
 CONFIG = DFineConfig(id2label={index: str(index) for index in range(CLASSES)}, decoder_layers=LAYERS)
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
-
-
-def boxes(*shape: int, generator: torch.Generator) -> Tensor:
-    """Boxes inside the image, as centers and sizes."""
-    size = 0.1 + 0.3 * torch.rand(*shape, 2, generator=generator)
-    return torch.cat([size / 2 + (1 - size) * torch.rand(*shape, 2, generator=generator), size], dim=-1)
-
-
-def targets(objects: int, generator: torch.Generator, *, ignored: int = 0, score: float = 1.0) -> Targets:
-    return Targets(
-        labels=torch.randint(CLASSES, (objects,), generator=generator),
-        boxes=boxes(objects, generator=generator),
-        scores=torch.full((objects,), score),
-        ignored_labels=torch.randint(CLASSES, (ignored,), generator=generator),
-        ignored_boxes=boxes(ignored, generator=generator),
-        ignored_crowds=torch.ones(ignored, dtype=torch.bool),
-    )
 
 
 class Case:

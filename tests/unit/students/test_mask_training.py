@@ -12,7 +12,7 @@ import pytest
 import torch
 from killed import attempt, published
 from PIL import Image, ImageDraw
-from tiny_student import distill_config, student_settings
+from tiny_student import distill_config, publish_in, student_settings
 from toy import toy_sample, write_toy_data
 from typer.testing import CliRunner
 
@@ -26,14 +26,12 @@ from engine.errors import ConfigError
 from engine.evaluation.evaluate import evaluate
 from engine.labelling.predict_folder import predict_folder
 from engine.layout import RunLayout
-from engine.plan import TrainingRun
 from engine.registry import StudentName
 from engine.results.run_files import read_metadata
 from engine.spec.distill import DistillSpec
 from engine.storage import Storage
 from engine.students import DFine, load_student
 from engine.training import loop
-from engine.training.publish import train_and_publish
 
 DFINE = StudentName.DFINE
 
@@ -58,14 +56,7 @@ def planned(data: Path, output: Path, **changes: Any) -> DistillConfig:
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> DistillConfig:
     folder = tmp_path_factory.mktemp("trained")
     config = planned(data, folder / "output")
-    train_and_publish(
-        TrainingRun(DFINE, config),
-        storage=Storage(),
-        listener=lambda event: None,
-        work_dir=folder / "work",
-        cache=folder / "cache",
-    )
-    return config
+    return publish_in(folder, config)
 
 
 def test_masks_are_learned_if_the_data_has_them(data: Path, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from artifacts import artifact_of, assert_same, predictions, scene
+from random_targets import CLASSES, boxes, targets
+from tiny_student import learn_one_image
 from torch import Tensor
 from transformers import AutoModelForObjectDetection
 from transformers.loss.loss_lw_detr import LwDetrHungarianMatcher, LwDetrImageLoss
@@ -23,11 +25,10 @@ from engine.students import load_student
 from engine.students.rf_detr.criterion import detection_losses
 from engine.students.rf_detr.model import RfDetr
 from engine.students.rf_detr.settings import RfDetrSettings
-from engine.students.targets import Targets
 from engine.text.plain_yaml import read_document
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
-LAYERS, GROUPS, QUERIES, CLASSES = 3, 2, 7, 3
+LAYERS, GROUPS, QUERIES = 3, 2, 7
 IMAGE = np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)
 SAMPLE = Sample.of(IMAGE, [[10, 10, 50, 40], [60, 30, 80, 55]], [0, 1])
 SIDES = (128, 128)
@@ -49,22 +50,6 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[RfDetr, Path]:
     one, folder = student(), tmp_path_factory.mktemp("students") / "rf_detr"
     one.save(folder, Origin("random", "0" * 64, {}, one.classes, {}, one.settings, Frame.UPRIGHT))
     return one, folder
-
-
-def boxes(*shape: int, generator: torch.Generator) -> Tensor:
-    size = 0.1 + 0.3 * torch.rand(*shape, 2, generator=generator)
-    return torch.cat([size / 2 + (1 - size) * torch.rand(*shape, 2, generator=generator), size], dim=-1)
-
-
-def targets(objects: int, generator: torch.Generator, *, ignored: int = 0, score: float = 1.0) -> Targets:
-    return Targets(
-        labels=torch.randint(CLASSES, (objects,), generator=generator),
-        boxes=boxes(objects, generator=generator),
-        scores=torch.full((objects,), score),
-        ignored_labels=torch.randint(CLASSES, (ignored,), generator=generator),
-        ignored_boxes=boxes(ignored, generator=generator),
-        ignored_crowds=torch.ones(ignored, dtype=torch.bool),
-    )
 
 
 class Case:
@@ -198,18 +183,7 @@ def test_a_base_of_other_classes_keeps_all_but_its_heads(saved: tuple[RfDetr, Pa
 
 def test_it_learns_one_image_and_its_average_follows() -> None:
     one = student(ema_decay=0.5)
-    one.begin_training(one.settings)
-    optimizer = torch.optim.AdamW(one.trained_parameters().values(), lr=1e-3)
-    batch, losses = one.collate([one.example(SAMPLE, np.random.default_rng(0))] * 2), []
-    for step in range(25):
-        one.set_training(True)
-        loss = one.loss(batch, count=one.count(batch))["loss"]
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        one.after_step(step + 1)
-        losses.append(float(loss.detach()))
-    one.set_training(False)
+    losses = learn_one_image(one, SAMPLE, 25)
     assert losses[-1] < 0.8 * losses[0]
     assert len(one.predict([SAMPLE])[0]) > 0
 

@@ -9,19 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 from killed import attempt, published
-from tiny_student import distill_config
+from tiny_student import distill_config, publish_in
 from toy import toy_sample, write_toy_data
 
 from engine.config import DistillConfig, from_yaml, to_yaml
 from engine.dataset import inspect_dataset
 from engine.layout import RunLayout
-from engine.plan import TrainingRun
 from engine.registry import StudentName
 from engine.results.run_files import read_metadata
 from engine.storage import Storage
 from engine.students import load_student
 from engine.training import loop
-from engine.training.publish import train_and_publish
 from engine.training.trainer import TeacherTrainer
 
 DFINE = StudentName.DFINE
@@ -42,14 +40,7 @@ def planned(data: Path, output: Path, **changes: Any) -> DistillConfig:
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> DistillConfig:
     folder = tmp_path_factory.mktemp("trained")
     config = planned(data, folder / "output", common={"log_seconds": 1e-6})
-    train_and_publish(
-        TrainingRun(DFINE, config),
-        storage=Storage(),
-        listener=lambda event: None,
-        work_dir=folder / "work",
-        cache=folder / "cache",
-    )
-    return config
+    return publish_in(folder, config)
 
 
 def test_its_configuration_is_written_and_read(data: Path, tmp_path: Path) -> None:
