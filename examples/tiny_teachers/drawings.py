@@ -62,13 +62,13 @@ class Plan:
         return Plan(tuple(replace(stage, steps=max(1, round(stage.steps * share))) for stage in self.stages))
 
 
-BACKBONE_PLAN = Plan((Stage(128, 4500, 0.15, plain=True), Stage(128, 1000, 0.12, 0.14)))
+BACKBONE_PLAN = Plan((Stage(128, 9474, 0.15, plain=True), Stage(128, 2105, 0.12, 0.14)))
 DETECTOR_PLAN = Plan(
     (
-        Stage(128, 1400, 0.15, plain=True),
-        Stage(128, 800, 0.12, 0.14),
-        Stage(192, 900, 0.08, 0.1),
-        Stage(256, 700, 0.05),
+        Stage(128, 2947, 0.15, plain=True),
+        Stage(128, 1684, 0.12, 0.14),
+        Stage(192, 1895, 0.08, 0.1),
+        Stage(256, 1474, 0.05),
     )
 )
 """The last size is the size used for inference."""
