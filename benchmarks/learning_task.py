@@ -12,6 +12,8 @@ from learning_methods import Task
 from engine.config import generate_config
 from engine.dataset import CocoDataset, inspect_request, load_dataset
 from engine.dataset.coco_export import to_coco
+from engine.dataset.images.folder import ImageFolder
+from engine.dataset.splits.groups import keep_together, open_all, split_images
 from engine.dataset.splits.stratify import split_dataset
 from engine.spec import DatasetSpec, FineTuneSpec, SplitFilesSpec, TeacherName, TeacherSpec
 from engine.storage import Storage
@@ -50,12 +52,15 @@ def prepare(options: argparse.Namespace, work: Path) -> Task:
 
 
 def divided(folder: Path) -> dict[str, CocoDataset]:
-    """Return training, validation and test split of a set."""
+    """Return training, validation and test split of a set; copies of a picture stay in one split."""
     storage, images = Storage(), str(folder / "images")
     given = {part: folder / f"annotations_{part}.json" for part in SHARES}
     if all(file.is_file() for file in given.values()):
         splits = {part: load_dataset(str(file), images, storage=storage) for part, file in given.items()}
         return {part: split.with_classes(splits["train"].classes) for part, split in splits.items()}
     dataset = load_dataset(str(folder / "annotations.json"), images, storage=storage)
-    split = split_dataset(dataset, SHARES, seed=0)
+    names = [image.file_name for image in dataset.images]
+    files = ImageFolder(images, storage=storage, cache=folder / "cache")  # a folder on disk needs no cache
+    pictures = split_images(names, files, thumbnails=open_all(names, files, storage))
+    split = split_dataset(dataset, SHARES, seed=0, groups=[int(group) for group in keep_together(pictures)])
     return {part: dataset.subset(getattr(split, part)) for part in SHARES}
