@@ -24,7 +24,8 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from faulty_s3 import Answer, Handler, Request
-from s3_servers import STARTED, ports
+from ports import free_port
+from s3_servers import STARTED
 
 AZURITE = "azurite-blob"
 ACCOUNT = "devstoreaccount1"
@@ -65,7 +66,7 @@ def azurite() -> str | None:
 @contextmanager
 def azurite_at(folder: Path) -> Iterator[str]:
     """Azurite, until the end of the block: the endpoint of its account."""
-    (port,) = ports(1)
+    port = free_port()
     program = azurite()
     assert program is not None
     command = [program, "--blobPort", str(port), "--location", str(folder), "--silent", "--skipApiVersionCheck"]

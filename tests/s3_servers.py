@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from ports import free_port, free_ports
 
 ACCESS, SECRET = "test", "test-secret-key"
 STARTED = 90.0
@@ -33,15 +33,6 @@ class Server:
 
     url: str
     conditional: bool
-
-
-def ports(count: int) -> list[int]:
-    """Free ports, all different."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(closing(socket.socket())) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 def client(url: str) -> object:
@@ -83,7 +74,7 @@ def _script(name: str) -> str:
 @contextmanager
 def rclone(folder: Path) -> Iterator[Server]:
     """``rclone serve s3``: a folder on disk, which knows no conditions."""
-    (port,) = ports(1)
+    port = free_port()
     (folder / "data").mkdir()
     url = f"http://127.0.0.1:{port}"
     address = ["--addr", f"127.0.0.1:{port}", "--auth-key", f"{ACCESS},{SECRET}", "--config", str(folder / "none")]
@@ -96,7 +87,7 @@ def seaweedfs(folder: Path) -> Iterator[Server]:
     """SeaweedFS: master, volume, filer and gateway in one process."""
     names = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
     names = (*names, "s3.port", "s3.port.grpc")
-    chosen = dict(zip(names, ports(len(names)), strict=True))
+    chosen = dict(zip(names, free_ports(len(names)), strict=True))
     keys = {"credentials": [{"accessKey": ACCESS, "secretKey": SECRET}], "name": "test", "actions": ["Admin"]}
     (folder / "s3.json").write_text(json.dumps({"identities": [keys]}))
     (folder / "data").mkdir()

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import os
 import pickle
-import socket
 from collections.abc import Callable
 from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+from ports import free_port
 
 from engine.processes.launch import Rank
 from engine.training.distributed import Processes, joined
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def together(work: Callable[..., Any], *arguments: Any, count: int = 2, here: int | None = None) -> list[Any]:
@@ -64,4 +58,4 @@ def _one(tell: Connection, environment: dict[str, str], work: Callable[..., Any]
     os._exit(0)
 
 
-__all__ = ["Processes", "free_port", "together"]
+__all__ = ["Processes", "together"]

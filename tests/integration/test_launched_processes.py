@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from ports import free_port
 from runs import teacher, write_parts
 from safetensors.torch import load_file
-from together import free_port
 
 from engine.results.events import Event, parse_line
 from engine.results.outcome import Outcome, parse_outcome

@@ -12,7 +12,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
+from ports import free_ports
 
 DEFAULT_ASSETS = "/usr/local/kubebuilder/bin"
 NEEDED = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
@@ -52,13 +52,6 @@ def missing() -> str:
     """Why there can be no control plane; empty if there can."""
     absent = [name for name in NEEDED if not os.access(assets() / name, os.X_OK)]
     return f"no {', '.join(absent)} in {assets()} (KUBEBUILDER_ASSETS)" if absent else ""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass(frozen=True)
@@ -105,7 +98,7 @@ class ControlPlane:
     @classmethod
     def start(cls, folder: Path, flags: Sequence[str] = ()) -> ControlPlane:
         """Start etcd and the API server, the latter with more flags if given."""
-        etcd, peer, port = free_port(), free_port(), free_port()
+        etcd, peer, port = free_ports(3)
         token, key = secrets.token_hex(16), folder / "accounts.key"
         write_certificate(folder / "accounts.crt", key)
         (folder / "tokens.csv").write_text(f"{token},admin,admin,system:masters\n")

@@ -13,7 +13,8 @@ from http import HTTPStatus
 
 import aiohttp
 from aiohttp import web
-from control_plane import Access, free_port
+from control_plane import Access
+from ports import free_port
 
 BEFORE = {
     "409": HTTPStatus.CONFLICT,

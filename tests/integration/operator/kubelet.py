@@ -8,7 +8,8 @@ import threading
 import urllib.parse
 from pathlib import Path
 
-from control_plane import free_port, write_certificate
+from control_plane import write_certificate
+from ports import free_port
 
 
 class LogServer:

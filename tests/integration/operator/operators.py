@@ -22,7 +22,8 @@ from typing import Any, Protocol
 import kopf
 import kubernetes.aio.config.kube_config
 import kubernetes.config.kube_config
-from control_plane import die_with_parent, free_port
+from control_plane import die_with_parent
+from ports import free_port
 
 from teacher_operator.api.settings import PREFIX, Settings
 from teacher_operator.runtime import handlers

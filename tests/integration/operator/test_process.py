@@ -13,6 +13,7 @@ import control_plane as real
 import pytest
 from operators import ProcessOperator
 from places import OPERATOR, token_of
+from ports import free_port
 
 import teacher_operator.runtime.selftest
 from engine import __version__
@@ -40,7 +41,7 @@ async def test_without_a_cluster_it_ends(tmp_path: Path) -> None:
 
 async def test_it_waits_for_an_api_server_that_is_not_there_yet(tmp_path: Path) -> None:
     """As at the start of a whole cluster; until then it is alive, and not ready."""
-    port = real.free_port()
+    port = free_port()
     kubeconfig = real.Access(f"http://127.0.0.1:{port}", "", "token").kubeconfig(tmp_path / "kubeconfig")
     operator = ProcessOperator(kubeconfig, tmp_path / "log")
     operator.launch()
@@ -82,7 +83,7 @@ async def test_helms_test_of_an_installation_passes(
         )
         monkeypatch.setenv("TEACHER_POD_NAMESPACE", OPERATOR)
         assert await teacher_operator.runtime.selftest.selftest(f"http://127.0.0.1:{operator.port}") == 0
-        assert await teacher_operator.runtime.selftest.selftest(f"http://127.0.0.1:{real.free_port()}") == 1
+        assert await teacher_operator.runtime.selftest.selftest(f"http://127.0.0.1:{free_port()}") == 1
     finally:
         operator.end(signal.SIGKILL)
 

@@ -159,7 +159,11 @@ async def _dies_at(world: World, run: str, number: int, *, lost: str, short: boo
         api.refuse = refuse
     else:
         api.lose = strikes
-    await (_play_short(world, run) if short else _play(world, run, nothing))
+    playing = asyncio.create_task(_play_short(world, run) if short else _play(world, run, nothing))
+    await asyncio.wait({playing, reviving}, return_when=asyncio.FIRST_COMPLETED)
+    if reviving.done():
+        reviving.result()  # an operator that has not started again says why
+    await playing
     await asyncio.sleep(0.1)  # events come last
     struck = dead.is_set() or reviving.done() or next(count) > number
     api.lose = api.refuse = lambda _: None

@@ -12,7 +12,8 @@ from typing import Any
 import aiohttp
 import pytest
 import pytest_asyncio
-from control_plane import free_port, write_certificate
+from control_plane import write_certificate
+from ports import free_port
 
 from teacher_operator.runtime import metrics_access, server
 from teacher_operator.runtime.cluster import ApiError

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from together import free_port, together
+from ports import free_port
+from together import together
 from torch import nn
 
 from engine.errors import ConfigError, DataError, InterruptedTrainingError, StorageError, TeacherError
