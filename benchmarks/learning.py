@@ -38,7 +38,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 SETS = {
-    "GroundingDino": ("bccd", "raccoon", "chess", "cards", "plates", "facades"),
+    "GroundingDino": ("bccd", "raccoon", "chess", "cards", "plates"),
     "Sam": ("dsb2018", "books", "facades", "bugs"),
 }
 """Sets of each teacher, the most telling first."""
