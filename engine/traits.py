@@ -26,11 +26,13 @@ class PublishedBase:
         name: Hub id.
         parameters: Number of its parameters.
         licence: SPDX id of its licence, as published.
+        size: Size of a student with its architecture.
     """
 
     name: str
     parameters: int
     licence: str
+    size: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +125,10 @@ class StudentTraits(ModelTraits):
 
     Attributes:
         sizes: Names of its sizes, the smallest first, with their approximate numbers of parameters.
+        learning_rates: Default learning rates of the sizes for which it is not that of ``defaults.yaml``.
         can_learn_masks: It learns a mask of each box too, if the data has masks.
     """
 
     sizes: Mapping[str, int]
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
     can_learn_masks: bool = False

@@ -99,6 +99,11 @@ def _student(asked: StudentSpec) -> Plain:
     settings = first_set(own, teacher_defaults(asked.name))
     if settings["base_model"] is None and settings["size"] is None:
         settings["size"] = "nano"
+    if own["learning_rate"] is None:
+        traits = asked.name.traits
+        of_base = next((base.size for base in traits.published if base.name == settings["base_model"]), "")
+        rate = traits.learning_rates.get(settings["size"] or of_base)
+        settings["learning_rate"] = rate or settings["learning_rate"]
     return settings
 
 

@@ -26,12 +26,13 @@ DFINE = register(
             "medium": 19_590_000,
             "large": 31_290_000,
         },
+        learning_rates=dict.fromkeys(("small", "medium", "large"), 2e-4),
         licence="Apache-2.0",
         published=(
-            PublishedBase("ustc-community/dfine-nano-coco", 3_800_000, "Apache-2.0"),
-            PublishedBase("ustc-community/dfine-small-coco", 10_300_000, "Apache-2.0"),
-            PublishedBase("ustc-community/dfine-medium-coco", 19_600_000, "Apache-2.0"),
-            PublishedBase("ustc-community/dfine-large-coco", 31_000_000, "Apache-2.0"),
+            PublishedBase("ustc-community/dfine-nano-coco", 3_800_000, "Apache-2.0", "nano"),
+            PublishedBase("ustc-community/dfine-small-coco", 10_300_000, "Apache-2.0", "small"),
+            PublishedBase("ustc-community/dfine-medium-coco", 19_600_000, "Apache-2.0", "medium"),
+            PublishedBase("ustc-community/dfine-large-coco", 31_000_000, "Apache-2.0", "large"),
         ),
     )
 )

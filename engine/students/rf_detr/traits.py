@@ -24,7 +24,8 @@ RF_DETR = register(
             "medium": 33_700_000,
             "large": 33_900_000,
         },
+        learning_rates={"tiny": 8e-4},
         licence="Apache-2.0",
-        published=(PublishedBase("Roboflow/rf-detr-nano", 30_500_000, "Apache-2.0"),),
+        published=(PublishedBase("Roboflow/rf-detr-nano", 30_500_000, "Apache-2.0", "nano"),),
     )
 )

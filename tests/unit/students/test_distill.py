@@ -132,6 +132,26 @@ def test_unset_values_follow_from_the_data(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("student", "rate"),
+    [
+        ({"size": "pico"}, 8e-4),
+        ({"size": "medium"}, 2e-4),
+        ({"baseModel": "ustc-community/dfine-small-coco"}, 2e-4),
+        ({"baseModel": "ustc-community/dfine-nano-coco"}, 8e-4),
+        ({"size": "medium", "learningRate": "1e-3"}, 1e-3),
+        ({"name": "RfDetr", "size": "tiny"}, 8e-4),
+        ({"name": "RfDetr", "size": "nano"}, 1e-4),
+    ],
+)
+def test_the_learning_rate_is_that_of_the_size(data: Path, student: dict[str, Any], rate: float) -> None:
+    spec = {"dataset": {"annotations": str(data)}, "output": "out", "student": student}
+    config = generate_distill_config(inspect_dataset(data), DistillSpec.model_validate(spec))
+    settings = config.students.of(StudentName(student.get("name", "DFine")))
+    assert settings is not None
+    assert settings.learning_rate == rate
+
+
+@pytest.mark.parametrize(
     ("student", "message"),
     [
         ({"size": "femto", "baseModel": "some/base"}, "give either size or baseModel"),
