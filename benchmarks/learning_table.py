@@ -2,10 +2,11 @@
 
     python benchmarks/learning_table.py learning.jsonl
 
-The first tables compare the methods on equal numbers of images: mean and standard deviation of AP on the test split
-over seeds. Of the methods that were tuned they show the rate with the best AP on the validation split with seed 0. The
-lines below count where the product is ahead and where it is not; σ is the standard deviation of the difference of two
-runs with the same seed, which have the same images. The last table shows the product by number of images.
+The first table has one row for each set. The next ones compare the methods: mean and standard deviation of AP on the
+test split over seeds. Of the methods that were tuned they show the rate with the best AP on the validation split with
+seed 0. The lines below count where the product is ahead and where it is not; σ is the standard deviation of the
+difference of two runs with the same seed, which have the same images. The last table shows the product by number of
+images, of sets that were measured with several.
 """
 
 from __future__ import annotations
@@ -138,21 +139,36 @@ def print_verdict(teacher: str, sets: dict[str, dict[str, list[float]]]) -> None
         print(text)
 
 
+def print_summary(lines: Sequence[Line]) -> None:
+    """Print one row for each set: AP of the methods side by side."""
+    methods = [method for method in ORDER if any(line["method"] == method for line in lines)]
+    print(f"| teacher | data | images | {' | '.join(methods)} |")
+    print("| --- | --- | --- |" + " --- |" * len(methods))
+    for (teacher, data, images), some in grouped(lines, "teacher", "data", "images").items():
+        runs = {method: chosen(of)[0] for (method,), of in grouped(some, "method").items()}
+        aps = [spread([run["ap"] for run in runs[method]]) if method in runs else "" for method in methods]
+        print(f"| {teacher} | {data} | {images} | {' | '.join(aps)} |")
+
+
 def print_curve(lines: Sequence[Line]) -> None:
-    """Print AP by number of training images."""
-    print("| data, teacher | images | images seen | seeds | AP | AP50 |")
+    """Print AP by number of training images, of the sets that were measured with several."""
+    few = [some for some in grouped(lines, "data", "teacher").values() if len({one["images"] for one in some}) > 1]
+    if not few:
+        return
+    print("\n| data, teacher | images | images seen | seeds | AP | AP50 |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for (data, teacher, images, seen), some in sorted(grouped(lines, "data", "teacher", "images", "seen").items()):
-        seeds = ", ".join(str(run["seed"]) for run in some)
-        aps = (spread([run["ap"] for run in some]), spread([run["ap50"] for run in some]))
-        print("| " + " | ".join(map(str, (f"{data}, {teacher}", images, seen, seeds, *aps))) + " |")
+    for some in few:
+        for (data, teacher, images, seen), all_rates in grouped(some, "data", "teacher", "images", "seen").items():
+            runs, _ = chosen(all_rates)
+            seeds = ", ".join(str(run["seed"]) for run in runs)
+            aps = (spread([run["ap"] for run in runs]), spread([run["ap50"] for run in runs]))
+            print("| " + " | ".join(map(str, (f"{data}, {teacher}", images, seen, seeds, *aps))) + " |")
 
 
 if __name__ == "__main__":
     measured = [json.loads(line) for file in sys.argv[1:] for line in Path(file).read_text().splitlines()]
+    print_summary(measured)
     for some in grouped(measured, "images_asked").values():
-        print_methods(some)
         print()
-    few = [line for line in measured if line["method"] == "ours"]
-    if len({line["images_asked"] for line in few}) > 1:
-        print_curve(few)
+        print_methods(some)
+    print_curve([line for line in measured if line["method"] == "ours"])
