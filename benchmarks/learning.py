@@ -37,6 +37,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from engine.spec import TeacherName
+
 SETS = {
     "GroundingDino": ("bccd", "raccoon", "chess", "cards", "plates"),
     "Sam": ("dsb2018", "books", "facades", "bugs"),
@@ -121,6 +123,8 @@ def run_all(options: argparse.Namespace) -> None:
     """Run what is missing until the budget is spent."""
     folders = {data: _folder(data, options.sets) for of in SETS.values() for data in of}
     sets = {t: tuple(d for d in of if folders[d] is not None) for t, of in SETS.items() if t in options.teachers}
+    if not any(sets.values()):
+        raise SystemExit(f"no set in {', '.join(map(str, options.sets))}: datasets.py --out makes them")
     end = time.monotonic() + options.budget
     running: dict[Run, subprocess.Popen[bytes]] = {}
     failed: set[Run] = set()
@@ -205,7 +209,10 @@ def train_once(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    class Format(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+        """Text as it stands, and the default of every option."""
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Format)
     names = ["ours", "plain", "full", "package", "base"]
     parser.add_argument("--all", action="store_true", help="all runs of the table")
     parser.add_argument("--sets", type=Path, nargs="+", default=[Path("sets")], help="folders that contain the sets")
@@ -214,21 +221,23 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=names, choices=names)
     parser.add_argument("--teachers", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--data", help="folder of one set")
-    parser.add_argument("--teacher", help="name of the teacher")
+    parser.add_argument("--teacher", choices=[str(name) for name in TeacherName], help="name of the teacher")
     parser.add_argument("--method", choices=names)
     parser.add_argument("--rate", type=float, help="learning rate; default: that of the product")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the training and of the selected images")
     parser.add_argument("--images", type=int, help="number of training images, selected by the seed; default: all")
     parser.add_argument("--epochs", type=int, help="default: chosen by the size of the data")
     parser.add_argument("--base", type=Path, help="folder of the base; default: the included tiny one")
     parser.add_argument("--prompts", type=json.loads, default={}, help="classPrompts as JSON")
     parser.add_argument("--set", action="append", default=[], help="a setting of teacher_config.yaml, PATH=VALUE")
-    parser.add_argument("--results", type=Path, default=Path("learning.jsonl"))
+    parser.add_argument("--results", type=Path, default=Path("learning.jsonl"), help="file that gets a line per run")
     options = parser.parse_args()
     if options.all:
         return run_all(options)
     if not (options.data and options.teacher and options.method):
         parser.error("give --all, or --data, --teacher and --method")
+    if not (Path(options.data) / "images").is_dir():
+        parser.error(f"{options.data} is not a set: it has no folder images")
     return train_once(options)
 
 

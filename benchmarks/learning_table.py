@@ -11,12 +11,11 @@ images, of sets that were measured with several.
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 Line = dict[str, Any]
@@ -127,9 +126,10 @@ def print_verdict(teacher: str, sets: dict[str, dict[str, list[float]]]) -> None
         compared = {data: ahead(aps["ours"], aps[method]) for data, aps in sets.items() if method in aps}
         if method == "ours" or not compared:
             continue
+        won = [data for data, (difference, _) in compared.items() if difference > 0]
         behind = [data for data, (difference, _) in compared.items() if difference < 0]
         clear = [data for data, (difference, sigma) in compared.items() if sigma is not None and difference > sigma]
-        text = f"- {teacher}: ahead of {method} on {len(compared) - len(behind)} of {len(compared)} sets"
+        text = f"- {teacher}: ahead of {method} on {len(won)} of {len(compared)} sets"
         text += f", beyond one σ on {len(clear)}" if method != "base" else ""
         text += f"; behind on {', '.join(behind)}" if behind else ""
         if method == "full":
@@ -166,7 +166,9 @@ def print_curve(lines: Sequence[Line]) -> None:
 
 
 if __name__ == "__main__":
-    measured = [json.loads(line) for file in sys.argv[1:] for line in Path(file).read_text().splitlines()]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", type=argparse.FileType(encoding="utf-8"), metavar="FILE", help="JSON lines")
+    measured = [json.loads(line) for file in parser.parse_args().files for line in file]
     print_summary(measured)
     for some in grouped(measured, "images_asked").values():
         print()

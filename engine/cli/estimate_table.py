@@ -40,8 +40,8 @@ def _recommended(one: BaseRecommendation) -> str:
         return f"no known base fits {one.gpu}"
     facts = f"{one.parameters / 1e6:.0f} M parameters, {one.licence}, {one.memory_bytes / 2**30:.1f} GiB on {one.gpu}"
     if one.recommended == one.base_model:
-        return f"recommended base: {one.recommended}, which is set ({facts})"
-    how = "" if one.planned else f", with --teacher {one.teacher}"
+        return f"recommended base: {one.recommended}, which is {'used' if one.planned else 'its default'} ({facts})"
+    how = "" if one.planned else f": teacher run --teacher {one.teacher} --base-model {one.recommended}"
     return f"recommended base: {one.recommended} ({facts}) instead of {one.base_model}{how}"
 
 

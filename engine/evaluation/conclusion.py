@@ -12,13 +12,18 @@ from engine.results.types import TeacherResult
 CHANGE = 0.005
 """Smallest AP difference that counts as a change."""
 
+LEAST_IMAGES = 6
+"""Images from which a difference can be told from chance. If all of n images are better by chance, their order says so
+with probability 2 / 2^n (sign test, both sides), which is below 5 % from six images on; the bootstrap interval of fewer
+images is far too narrow."""
+
 
 @dataclass(frozen=True)
 class Conclusion:
     """Conclusion about a teacher or an evaluation.
 
     Attributes:
-        kind: ``unknown`` if AP could not be measured.
+        kind: ``unknown`` if AP could not be measured, or on too few images.
         sentence: Metrics, interval and number of images.
         remark: Contradiction between AP and mean IoU; empty if there is none.
     """
@@ -31,10 +36,17 @@ class Conclusion:
 def conclude(before: ApMetrics, after: ApMetrics, comparison: Comparison | None) -> Conclusion:
     """Judge an adapter by its AP, and by its mean IoU if that was measured.
 
-    A difference whose 95 % interval includes 0, or that is below :data:`CHANGE`, counts as no measurable change.
+    A difference whose 95 % interval includes 0, or that is below :data:`CHANGE`, counts as no measurable change. Fewer
+    images than :data:`LEAST_IMAGES` show nothing.
     """
     if before.ap < 0 or after.ap < 0:
         return Conclusion("unknown", "AP could not be measured: the dataset has no objects")
+    if after.images and after.images < LEAST_IMAGES:
+        return Conclusion(
+            "unknown",
+            f"too few images to tell a change from chance ({after.images}, at least {LEAST_IMAGES} are needed; "
+            f"cross-validation uses all of them): AP {before.ap:.3f} -> {after.ap:.3f}{mean_iou_change(before, after)}",
+        )
     kind = _kind(after.ap - before.ap, None if comparison is None else comparison.difference)
     said = {"better": "better", "worse": "worse", "same": "no measurable change"}[kind]
     images = f" on {after.images:,} image{'' if after.images == 1 else 's'}" if after.images else ""

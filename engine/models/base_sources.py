@@ -143,6 +143,8 @@ def _from_hub(repo: str, revision: str | None) -> LocalModel:
             f"base model {at} is neither a folder here nor a model on the hub; if it is a private one, set HF_TOKEN"
         ) from None
     except LocalEntryNotFoundError as error:
+        if reason := refusal(name(repo)):
+            raise BaseModelError(f"base model {at} cannot be tuned: {reason}") from None
         raise BaseModelError(
             f"base model {at} is not in the hub's cache, and the hub cannot be reached ({_cause(error)}): check the "
             "network, HF_HUB_OFFLINE and HF_ENDPOINT, or name a folder or s3:// prefix that holds the model"

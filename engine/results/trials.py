@@ -60,6 +60,8 @@ def selection_sentence(result: TeacherResult) -> str:
     chosen = next((trial for trial in result.trials if trial.chosen), None)
     if chosen is None:
         return ""
+    if result.strength == 0:
+        return f"none of {len(result.trials)} trials was better than the base on the validation split"
     return (
         f"{chosen.name} of {len(result.trials)} is published ({settings_text(chosen)}): the best by AP on the "
         "validation split"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from engine.registry import of_one_kind
 from engine.spec.augmentation import AugmentationSpec
@@ -88,6 +88,25 @@ class FineTuneSpec(SpecModel):
     def _are_in_a_group(cls, settings: dict[str, str]) -> dict[str, str]:
         check_setting_paths(settings, SETTING_GROUPS, suggestion=_suggestion)
         return settings
+
+    @model_validator(mode="after")
+    def _sweeps_what_is_not_set(self) -> Self:
+        sweep = self.training.sweep
+        if sweep is None:
+            return self
+        for teacher in self.teachers:
+            own = (
+                ("learningRates", sweep.learning_rates, "learningRate", teacher.learning_rate),
+                ("ranks", sweep.ranks, "lora.rank", teacher.lora.rank),
+                ("presets", sweep.presets, "lora.preset", teacher.lora.preset),
+            )
+            for many, values, single, value in own:
+                if values and value is not None:
+                    raise ValueError(
+                        f"training.sweep.{many} tries several values, and {single} of {teacher.name} sets one: "
+                        "remove one of them"
+                    )
+        return self
 
     @field_validator("teachers")
     @classmethod

@@ -75,7 +75,7 @@ def test_the_table_is_that_of_the_json_and_has_the_gpu_that_was_asked_for(data: 
 
 def test_the_recommended_base_is_shown_with_its_licence_and_the_reason(data: Path) -> None:
     shown = " ".join(inspect(data, "--gpu", "L4").stderr.split())
-    assert "Sam: recommended base: facebook/sam-vit-base, which is set (94 M parameters, Apache-2.0" in shown
+    assert "Sam: recommended base: facebook/sam-vit-base, which is used (94 M parameters, Apache-2.0" in shown
     assert "9 training images of 2 classes are served by the smallest base" in shown
     other = " ".join(inspect(data, "--base-model", TINY).stderr.split())
     assert "recommended base: IDEA-Research/grounding-dino-tiny (172 M parameters" in other

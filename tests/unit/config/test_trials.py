@@ -96,6 +96,25 @@ def test_a_bad_sweep_is_refused_with_the_reason(lists: dict[str, Any], said: str
 
 
 @pytest.mark.parametrize(
+    ("lists", "teacher", "said"),
+    [
+        (
+            {"learningRates": ["1e-3", "2e-3"]},
+            {"learningRate": "5e-4"},
+            "sweep.learningRates tries several values, and",
+        ),
+        ({"ranks": [8, 32]}, {"lora": {"rank": 16}}, "lora.rank of Sam sets one: remove one of them"),
+        ({"presets": ["all", "decoder"]}, {"lora": {"preset": "all"}}, "lora.preset of Sam sets one"),
+    ],
+)
+def test_a_setting_is_swept_or_set(lists: dict[str, Any], teacher: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        spec(**sweep(**lists), teachers=[{"name": "Sam"} | teacher])
+    assert said in str(raised.value)
+    spec(**sweep(ranks=[8, 32]), teachers=[{"name": "Sam", "learningRate": "5e-4"}])
+
+
+@pytest.mark.parametrize(
     ("settings", "said"),
     [
         ({"training.sweep.rank": "[8]"}, "there is no setting 'rank' (did you mean 'ranks'?)"),

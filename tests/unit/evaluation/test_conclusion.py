@@ -46,6 +46,14 @@ def test_a_difference_is_one_where_its_interval_leaves_zero(
     assert "on 6 images" in found.sentence
 
 
+@pytest.mark.parametrize(("images", "kind"), [(1, "unknown"), (5, "unknown"), (6, "better")])
+def test_few_images_show_nothing(images: int, kind: str) -> None:
+    found = conclude(metrics(0.2, images=images), metrics(0.4, images=images), compared(0.1, 0.3))
+    assert found.kind == kind
+    assert "AP 0.200 -> 0.400" in found.sentence
+    assert ("too few images" in found.sentence) == (kind == "unknown")
+
+
 def test_what_could_not_be_measured_is_unknown() -> None:
     assert conclude(metrics(-1), metrics(-1), None).kind == "unknown"
 

@@ -240,6 +240,11 @@ def test_the_hub_gives_a_commit_without_pickles_or_a_sentence(hub: str, tmp_path
     assert "HF_TOKEN" not in str(sam3), "a token would not help"
 
 
+def test_a_model_that_cannot_be_tuned_is_refused_without_a_network_too(tmp_path: Path) -> None:
+    with pytest.raises(BaseModelError, match="facebook/sam3 cannot be tuned: SAM 3 is not supported"):
+        resolve_base_model("facebook/sam3", None, storage=Storage(), cache=tmp_path)
+
+
 def test_offline_what_is_not_in_the_cache_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(BaseModelError, match=r"not in the hub's cache.*HF_HUB_OFFLINE"):
         resolve_base_model("no-such-owner/no-such-model", None, storage=Storage(), cache=tmp_path)
