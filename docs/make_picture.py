@@ -1,6 +1,6 @@
 """Draw the picture of README.md: example images of a run's report, before and after fine-tuning.
 
-Run ``make demo``, then ``.venv/bin/python docs/make_picture.py out/demo/both/report.html --image 0009.jpg``.
+Run ``make demo``, then ``.venv/bin/python docs/make_picture.py out/demo/both/report.html --image 0035.jpg``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _panel(teacher: str, figure: str) -> tuple[str, Image.Image]:
     if found is None:
         raise SystemExit("the report embeds no picture")
     picture = Image.open(io.BytesIO(base64.b64decode(found[1]))).convert("RGB")
-    return f"{teacher}, {found[2].lower()}: {found[3].strip()}".replace("\u00d7", "x"), picture
+    return f"{teacher}, {found[2].lower()}: {found[3].strip()}".replace("\u00d7", "x").replace(" x 1", ""), picture
 
 
 def compose(rows: list[list[tuple[str, Image.Image]]]) -> Image.Image:
