@@ -13,8 +13,8 @@ CHANGE = 0.005
 """Smallest AP difference that counts as a change."""
 
 LEAST_IMAGES = 6
-"""Images from which a difference can be told from chance. If all of n images are better by chance, their order says so
-with probability 2 / 2^n (sign test, both sides), which is below 5 % from six images on; the bootstrap interval of fewer
+"""Smallest number of images that can show a difference. That all of n images change in the same direction by chance has
+the probability 2 / 2^n (sign test, both sides), which is below 5 % from six images on; the bootstrap interval of fewer
 images is far too narrow."""
 
 
