@@ -42,20 +42,29 @@ from engine.spec import TeacherName
 SETS = {
     "GroundingDino": ("bccd", "raccoon", "chess", "cards", "plates"),
     "Sam": ("dsb2018", "books", "facades", "bugs"),
+    "MMGroundingDino": ("bccd",),
+    "Sam2": ("dsb2018",),
 }
 """Sets of each teacher, the most telling first."""
 
-RATES: dict[tuple[str, str], tuple[float, ...]] = {
-    ("GroundingDino", "ours"): (3e-4, 1e-3, 3e-3),
-    ("GroundingDino", "plain"): (3e-4, 1e-3, 3e-3),
-    ("GroundingDino", "full"): (3e-4, 1e-3, 3e-3),
-    ("GroundingDino", "package"): (1e-5, 1e-4, 1e-3),
-    ("Sam", "ours"): (1e-3, 2e-3, 4e-3),
-    ("Sam", "plain"): (3e-4, 1e-3, 3e-3),
-    ("Sam", "full"): (1e-4, 3e-4, 1e-3),
-    ("Sam", "package"): (1e-5, 1e-4, 1e-3),
+_DETECTORS: dict[str, tuple[float, ...]] = {
+    "ours": (3e-4, 1e-3, 3e-3),
+    "plain": (3e-4, 1e-3, 3e-3),
+    "full": (3e-4, 1e-3, 3e-3),
 }
-"""Learning rates that are tried, a factor of two to ten apart."""
+_SEGMENTERS: dict[str, tuple[float, ...]] = {
+    "ours": (1e-3, 2e-3, 4e-3),
+    "plain": (3e-4, 1e-3, 3e-3),
+    "full": (1e-4, 3e-4, 1e-3),
+}
+_PACKAGE: dict[str, tuple[float, ...]] = {"package": (1e-5, 1e-4, 1e-3)}
+RATES: dict[str, dict[str, tuple[float, ...]]] = {
+    "GroundingDino": _DETECTORS | _PACKAGE,
+    "MMGroundingDino": _DETECTORS,
+    "Sam": _SEGMENTERS | _PACKAGE,
+    "Sam2": _SEGMENTERS,
+}
+"""Learning rates that are tried, a factor of two to ten apart. The package has two of the teachers."""
 
 SEEDS = (0, 1, 2)
 
@@ -72,8 +81,8 @@ def key_of(line: Line) -> Run:
 def chosen_rate(lines: list[Line], data: str, teacher: str, method: str) -> float | None:
     """Return the rate with the best AP on the validation split with seed 0; None if not all were tried."""
     tried = {line["rate"]: line["val_ap"] for line in lines if key_of(line)[:4] == (data, teacher, method, 0)}
-    rates = RATES[teacher, method]
-    return max(rates, key=lambda rate: tried[rate]) if all(rate in tried for rate in rates) else None
+    rates = RATES[teacher].get(method, ())
+    return max(rates, key=lambda rate: tried[rate]) if rates and all(rate in tried for rate in rates) else None
 
 
 def wanted(lines: list[Line], sets: dict[str, tuple[str, ...]], methods: list[str]) -> Iterator[Run]:
@@ -87,7 +96,7 @@ def wanted(lines: list[Line], sets: dict[str, tuple[str, ...]], methods: list[st
 
     def first(method: str) -> Iterator[Run]:
         for data, teacher in pairs:
-            for rate in RATES.get((teacher, method), (None,)):
+            for rate in (None,) if method == "base" else RATES[teacher].get(method, ()):
                 yield data, teacher, method, 0, rate
 
     def more(method: str) -> Iterator[Run]:
