@@ -45,6 +45,7 @@ PROGRAMS: tuple[tuple[str, ...], ...] = (
     ("memory.py",),
     ("data_parallel.py",),
     ("library_faults.py",),
+    ("student_speed.py",),
 )
 """Scripts and their arguments."""
 
