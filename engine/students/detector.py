@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from engine.dataset.images.preprocessing import ScaledTransform, from_cxcywh_normalized, to_cxcywh_normalized
 from engine.dataset.mask_targets import mask_targets
@@ -16,6 +16,7 @@ from engine.dataset.predicted_masks import masks_in_boxes
 from engine.dataset.types import Detections, Sample
 from engine.models.model import Batch, Example, to_device
 from engine.models.student import Student
+from engine.students.mask_terms import MASK_TERMS
 
 FIELDS = ("labels", "boxes", "scores", "ignored_labels", "ignored_boxes", "ignored_crowds")
 """Fields of :class:`engine.students.targets.Targets`, in a batch lists of one tensor per image."""
@@ -25,7 +26,15 @@ MASK_STRIDE = 4
 
 
 class Detector(Student):
-    """A student whose model gives ``logits`` (B, Q, C), ``pred_boxes`` (B, Q, 4) and, with masks, ``pred_masks``."""
+    """A student whose model gives ``logits`` (B, Q, C), ``pred_boxes`` (B, Q, 4) and, with masks, ``pred_masks``.
+
+    Attributes:
+        box_terms: Names of the terms of its loss without masks.
+        weight_names: Names of their weights in the settings, where they differ from the term's.
+    """
+
+    box_terms: ClassVar[tuple[str, ...]]
+    weight_names: ClassVar[Mapping[str, str]]
 
     model: Any
     settings: Any
@@ -35,6 +44,17 @@ class Detector(Student):
     def fields(self) -> tuple[str, ...]:
         """Fields of :class:`engine.students.targets.Targets`."""
         return (*FIELDS, "masks") if self.settings.masks else FIELDS
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the terms of the loss."""
+        return self.box_terms + MASK_TERMS if self.settings.masks else self.box_terms
+
+    def _weighted(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the loss, the sum of all terms by the weights of the settings, and each term."""
+        weights = {term: getattr(self.settings, f"{self.weight_names.get(term, term)}_weight") for term in self.terms}
+        total = torch.stack([weight * parts[term] for term, weight in weights.items()]).sum()
+        return {"loss": total, **{term: value.detach() for term, value in parts.items()}}
 
     def example(self, sample: Sample, rng: np.random.Generator) -> Example:
         """Preprocess one image and its objects.

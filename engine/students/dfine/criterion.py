@@ -26,8 +26,9 @@ from torch import Tensor
 
 from engine.models.box_geometry import generalized_iou, iou, to_corners
 from engine.students.dfine.distributions import edge_targets, fine_grained_localization, self_distillation
-from engine.students.dfine.mask_losses import MASK_TERMS, mask_costs, mask_losses
+from engine.students.dfine.mask_losses import mask_costs, mask_losses
 from engine.students.dfine.matching import unite
+from engine.students.mask_terms import MASK_TERMS
 from engine.students.matching import Matches, match_layers
 from engine.students.targets import Targets, ignored
 

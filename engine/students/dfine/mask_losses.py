@@ -17,9 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.models.box_geometry import to_corners
+from engine.students.mask_terms import MASK_TERMS, bce_and_dice, dice_costs
 from engine.students.matching import FOCAL_ALPHA, FOCAL_GAMMA, Matches
-
-MASK_TERMS = ("mask_bce", "mask_dice")
 
 TINY = 1e-6
 
@@ -39,8 +38,7 @@ def mask_costs(logits: Tensor, masks: Tensor) -> Tensor:
     inside = masks.clamp(min=0).flatten(1)
     seen = logits.flatten(1)
     chance = seen.sigmoid()
-    shared, area = chance @ inside.T, chance @ known.T + inside.sum(-1)
-    dice = 1 - (2 * shared + TINY) / (area + TINY)
+    dice = dice_costs(chance, inside, known, smooth=TINY)
     positive = FOCAL_ALPHA * (1 - chance) ** FOCAL_GAMMA * F.softplus(-seen)
     negative = (1 - FOCAL_ALPHA) * chance**FOCAL_GAMMA * F.softplus(seen)
     focal = (positive @ inside.T + negative @ (known - inside).clamp(min=0).T) / seen.shape[1]
@@ -66,18 +64,11 @@ def mask_losses(
         if not some.any():
             continue
         seen = logits(image, query.to(wanted.device)[some])
-        bce, dice = _terms(seen, wanted[some].clamp(min=0), counted[some].to(seen.dtype))
+        parts = (seen, wanted[some].clamp(min=0), counted[some].to(seen.dtype))
+        bce, dice = bce_and_dice(*(one.flatten(1) for one in parts), smooth=TINY)
         sums["mask_bce"].append(bce.sum())
         sums["mask_dice"].append(dice.sum())
     return {term: torch.stack(values).sum() if values else torch.zeros(()) for term, values in sums.items()}
-
-
-def _terms(logits: Tensor, wanted: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (K,) cross-entropy and Dice loss of each mask (K, h, w) over its counted cells."""
-    bce = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none") * counted
-    chance, inside = logits.sigmoid() * counted, wanted * counted
-    shared, area = (chance * inside).sum((1, 2)), chance.sum((1, 2)) + inside.sum((1, 2))
-    return bce.sum((1, 2)) / counted.sum((1, 2)), 1 - (2 * shared + TINY) / (area + TINY)
 
 
 def _in_boxes(boxes: Tensor, grid: Sequence[int]) -> Tensor:

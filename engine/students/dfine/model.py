@@ -7,7 +7,7 @@ Logits, boxes and distributions come from transformers; the objective is impleme
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,6 @@ from engine.students.detector import Detector
 from engine.students.dfine.criterion import TERMS, Bins, Queries, denoising_losses, detection_losses
 from engine.students.dfine.distributions import bin_offsets
 from engine.students.dfine.loading import build, load_base
-from engine.students.dfine.mask_losses import MASK_TERMS
 from engine.students.dfine.settings import DFineSettings
 from engine.students.dfine.sizes import IMAGE_SIZES
 from engine.students.dfine.traits import DFINE
@@ -35,14 +34,13 @@ from engine.traits import StudentTraits
 DEFAULT_SIZE = "nano"
 DEFAULT_IMAGE_SIZE = (640, 640)
 
-WEIGHTS = {"vfl": "classification"}
-"""Names of the weights of terms in the settings, where they differ from the term's."""
-
 
 class DFine(Detector):
     """D-FINE (arXiv:2410.13842) with the classes of one dataset."""
 
     traits: ClassVar[StudentTraits] = DFINE
+    box_terms: ClassVar[tuple[str, ...]] = TERMS
+    weight_names: ClassVar[Mapping[str, str]] = {"vfl": "classification"}
 
     model: Any
 
@@ -65,11 +63,6 @@ class DFine(Detector):
         else:
             model, image_size = load_base(folder, classes, settings), DEFAULT_IMAGE_SIZE
         return cls(model, classes=classes, settings=settings, image_size=settings.image_size or image_size)
-
-    @property
-    def terms(self) -> tuple[str, ...]:
-        """Names of the terms of the loss."""
-        return TERMS + MASK_TERMS if self.settings.masks else TERMS
 
     def is_trained(self, parameter: str) -> bool:
         """Return False for the two constants of the bins."""
@@ -112,9 +105,7 @@ class DFine(Detector):
             outputs, features = self.model.model(batch["pixel_values"], labels=known), None
         with torch.autocast(self.device.type, enabled=False):
             parts = self._losses(outputs, features, targets, count=count)
-        weights = {term: getattr(self.settings, f"{WEIGHTS.get(term, term)}_weight") for term in self.terms}
-        total = torch.stack([weight * parts[term] for term, weight in weights.items()]).sum()
-        return {"loss": total, **{term: value.detach() for term, value in parts.items()}}
+        return self._weighted(parts)
 
     def _losses(
         self, outputs: Any, features: Tensor | None, targets: Sequence[Targets], *, count: float
