@@ -1,4 +1,4 @@
-"""A D-FINE small enough to train in seconds, and its run on red and green squares."""
+"""Students small enough to train in seconds, and their runs on red and green squares."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from engine.plan import TrainingRun
 from engine.registry import StudentName
 from engine.storage import Storage
 from engine.students.dfine.settings import DFineSettings
+from engine.students.rf_detr.settings import RfDetrSettings
 from engine.text.plain_yaml import read_document
 from engine.training.publish import train_and_publish
 
@@ -28,6 +29,15 @@ def student_settings(**changes: Any) -> DFineSettings:
     values |= {"size": "femto", "image_size": SIDES, "epochs": 2, "batch_size": 4, "warmup_fraction": 0.1}
     values |= {"evaluations": 2, "denoising": 10}
     return DFineSettings.model_validate(values | changes)
+
+
+def rf_detr_settings(**changes: Any) -> RfDetrSettings:
+    values = read_document(StudentName.RF_DETR.traits.default_text(), where="defaults").value
+    values |= {"size": "tiny", "image_size": (128, 128), "epochs": 2, "batch_size": 4, "warmup_fraction": 0.1}
+    return RfDetrSettings.model_validate(values | {"evaluations": 2} | changes)
+
+
+SETTINGS = {StudentName.DFINE: student_settings, StudentName.RF_DETR: rf_detr_settings}
 
 
 def learn_one_image(one: Student, sample: Sample, steps: int) -> list[float]:
@@ -49,9 +59,10 @@ def learn_one_image(one: Student, sample: Sample, steps: int) -> list[float]:
 
 
 def publish_in(folder: Path, config: DistillConfig) -> DistillConfig:
-    """Train and publish the D-FINE of a configuration, with scratch files in a folder."""
+    """Train and publish the student of a configuration, with scratch files in a folder."""
+    (name,) = config.students.names
     train_and_publish(
-        TrainingRun(StudentName.DFINE, config),
+        TrainingRun(name, config),
         storage=Storage(),
         listener=lambda event: None,
         work_dir=folder / "work",
@@ -61,8 +72,14 @@ def publish_in(folder: Path, config: DistillConfig) -> DistillConfig:
 
 
 def distill_config(
-    annotations: Path, *, output: Path | str, common: dict[str, Any] | None = None, **changes: Any
+    annotations: Path,
+    *,
+    output: Path | str,
+    common: dict[str, Any] | None = None,
+    student: StudentName = StudentName.DFINE,
+    **changes: Any,
 ) -> DistillConfig:
     base = run_config(annotations, output=output, common=training(**(common or {})))
     plain = base.model_dump(exclude={"teachers"})
-    return DistillConfig.model_validate(plain | {"students": StudentsConfig(dfine=student_settings(**changes))})
+    own = {student.slug: SETTINGS[student](**changes)}
+    return DistillConfig.model_validate(plain | {"students": StudentsConfig(**own)})

@@ -69,7 +69,10 @@ def query_detector_graph(model: Any, *, shape: tuple[int, int], limit: int, mask
         module=QueryDetector(copy.deepcopy(model).cpu().float().eval(), limit=limit, masks=masks).eval(),
         inputs={"pixel_values": torch.zeros(1, 3, *shape)},
         outputs=("boxes", "scores", "labels", *(("masks",) if masks else ())),
-        quantized=((r"/detector/model/(backbone|encoder\w*|decoder_input_proj)\b",), (r"/detector/model/backbone\b",)),
+        quantized=(
+            (r"/detector/(model/)+(backbone|encoder\w*|decoder_input_proj)\b",),
+            (r"/detector/(model/)+backbone\b",),
+        ),
     )
 
 

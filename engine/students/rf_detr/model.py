@@ -1,12 +1,13 @@
-"""RF-DETR: boxes of a fixed list of classes.
+"""RF-DETR: boxes of a fixed list of classes, and on request their masks.
 
-Logits and boxes come from transformers; the objective is implemented in :mod:`engine.students.rf_detr.criterion`.
+Logits, boxes and masks come from transformers; the objective is implemented in
+:mod:`engine.students.rf_detr.criterion`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -18,11 +19,12 @@ from engine.errors import ConfigError
 from engine.models.graphs import Graph
 from engine.models.model import Batch
 from engine.storage.base_model_identity import CONFIG, PREPROCESSOR
-from engine.students.detector import FIELDS, Detector
-from engine.students.rf_detr.criterion import TERMS, detection_losses
+from engine.students.detector import Detector
+from engine.students.rf_detr.criterion import TERMS, Masks, detection_losses
+from engine.students.rf_detr.layer_masks import LayerMasks
 from engine.students.rf_detr.loading import build, load_base
 from engine.students.rf_detr.settings import RfDetrSettings
-from engine.students.rf_detr.sizes import SIDES
+from engine.students.rf_detr.sizes import sizes_of
 from engine.students.rf_detr.traits import RF_DETR
 from engine.students.targets import Targets
 from engine.traits import StudentTraits
@@ -34,6 +36,8 @@ class RfDetr(Detector):
     """RF-DETR (arXiv:2511.09554) with the classes of one dataset."""
 
     traits: ClassVar[StudentTraits] = RF_DETR
+    box_terms: ClassVar[tuple[str, ...]] = TERMS
+    weight_names: ClassVar[Mapping[str, str]] = {"ce": "classification"}
 
     def __init__(
         self, model: Any, *, classes: Sequence[str], settings: RfDetrSettings, image_size: tuple[int, int]
@@ -50,15 +54,16 @@ class RfDetr(Detector):
         """See :meth:`Student.load`."""
         if folder is None:
             size = settings.size or DEFAULT_SIZE
-            model, side = build(size, classes), SIDES[size]
+            model = build(size, classes, masks=bool(settings.masks))
+            side = sizes_of(masks=bool(settings.masks))[size].side
         else:
-            model = load_base(folder, classes)
+            model = load_base(folder, classes, masks=bool(settings.masks))
             side = model.config.backbone_config.image_size
         return cls(model, classes=classes, settings=settings, image_size=settings.image_size or (side, side))
 
     def rate_share(self, parameter: str) -> float:
         """See :meth:`Model.rate_share`."""
-        return self.settings.backbone_rate if parameter.startswith("model.backbone.backbone.") else 1.0
+        return self.settings.backbone_rate if "model.backbone.backbone." in parameter else 1.0
 
     def files(self) -> dict[str, bytes]:
         """See :meth:`Student.files`."""
@@ -83,12 +88,17 @@ class RfDetr(Detector):
 
     def loss(self, batch: Batch, *, count: float) -> dict[str, Tensor]:
         """See :meth:`Model.loss`; parts are the terms of :mod:`engine.students.rf_detr.criterion`."""
-        targets = [Targets(*one) for one in zip(*(batch[name] for name in FIELDS), strict=True)]
-        outputs = self.model.model(batch["pixel_values"])
-        logits, boxes = self.model.predict_class_and_boxes(
+        targets = [Targets(*one) for one in zip(*(batch[name] for name in self.fields), strict=True)]
+        detector, pixels = self._detector(self.model), batch["pixel_values"]
+        outputs = detector.model(pixels)
+        logits, boxes = detector.predict_class_and_boxes(
             outputs.intermediate_hidden_states, outputs.intermediate_reference_points
         )
-        proposed = self.model.predict_encoder_class_logits(outputs.enc_outputs_class)
+        proposed = detector.predict_encoder_class_logits(outputs.enc_outputs_class)
+        masks = None
+        if self.settings.masks:
+            weights = self.settings.mask_bce_weight, self.settings.mask_dice_weight
+            masks = Masks(LayerMasks.of(self.model, outputs, pixels.shape[-2:]), weights)
         with torch.autocast(self.device.type, enabled=False):
             parts = detection_losses(
                 torch.cat([proposed[None], logits]).float(),
@@ -96,10 +106,13 @@ class RfDetr(Detector):
                 targets,
                 groups=logits.shape[2] // self.model.config.num_queries,
                 count=count,
+                masks=masks,
             )
-        weights = (self.settings.classification_weight, self.settings.l1_weight, self.settings.giou_weight)
-        total = torch.stack([weight * parts[term] for weight, term in zip(weights, TERMS, strict=True)]).sum()
-        return {"loss": total, **{term: value.detach() for term, value in parts.items()}}
+        return self._weighted(parts)
+
+    def _detector(self, model: Any) -> Any:
+        """Return the ``RfDetrForObjectDetection`` of a model, which with masks is a part of it."""
+        return model.model if self.settings.masks else model
 
     def graphs(self, shape: tuple[int, int] | None, sizes: Sequence[tuple[int, int]]) -> list[Graph]:
         """See :meth:`Model.graphs`.
@@ -108,7 +121,7 @@ class RfDetr(Detector):
         """
         graphs = super().graphs(shape, sizes)
         network: Any = graphs[0].module
-        embeddings = network.detector.model.backbone.backbone.embeddings
+        embeddings = self._detector(network.detector).model.backbone.backbone.embeddings
         height, width = self.image_size
         patches = torch.zeros(1, (height // embeddings.patch_size) * (width // embeddings.patch_size) + 1, 1)
         with torch.no_grad():

@@ -13,10 +13,11 @@ RF_DETR = register(
         title="RF-DETR",
         summary="boxes of a fixed list of classes, with a DINOv2 backbone",
         annotations="boxes",
+        can_learn_masks=True,
         settings=RfDetrSettings,
         model="engine.students.rf_detr.model:RfDetr",
         model_types=("rf_detr",),
-        transformers_classes=frozenset({"RfDetrForObjectDetection"}),
+        transformers_classes=frozenset({"RfDetrForObjectDetection", "RfDetrForInstanceSegmentation"}),
         sizes={
             "tiny": 800_000,
             "nano": 30_500_000,
@@ -26,6 +27,12 @@ RF_DETR = register(
         },
         learning_rates={"tiny": 8e-4},
         licence="Apache-2.0",
-        published=(PublishedBase("Roboflow/rf-detr-nano", 30_500_000, "Apache-2.0", "nano"),),
+        published=(
+            PublishedBase("Roboflow/rf-detr-nano", 30_500_000, "Apache-2.0", "nano"),
+            PublishedBase("Roboflow/rf-detr-seg-nano", 33_600_000, "Apache-2.0", "nano"),
+            PublishedBase("Roboflow/rf-detr-seg-small", 33_700_000, "Apache-2.0", "small"),
+            PublishedBase("Roboflow/rf-detr-seg-medium", 35_700_000, "Apache-2.0", "medium"),
+            PublishedBase("Roboflow/rf-detr-seg-large", 36_200_000, "Apache-2.0", "large"),
+        ),
     )
 )

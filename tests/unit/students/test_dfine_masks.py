@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pycocotools import mask as coco_mask
+from shapes import SAMPLE, image_sample
 from tiny_student import student_settings
 from torch import Tensor
 from transformers import AutoModelForObjectDetection
@@ -29,19 +30,6 @@ from engine.students.dfine.sizes import random_config
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 GRID = (6, 8)
-
-
-def image_sample(*, score: float = 1.0) -> Sample:
-    """A disc of class 0 and a triangle of class 1 on noise."""
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:60, :90]
-    masks = np.stack([(x - 30) ** 2 + (y - 25) ** 2 < 15**2, (x > 60) & (y > 30) & (x + y < 130)])
-    boxes = [[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1] for ys, xs in map(np.nonzero, masks)]
-    sample = Sample.of(rng.integers(0, 255, (60, 90, 3), dtype=np.uint8), boxes, [0, 1])
-    return replace(sample, masks=masks, scores=np.full(2, score, np.float32))
-
-
-SAMPLE = image_sample()
 
 
 def student(seed: int = 0, **changes: Any) -> DFine:

@@ -1,10 +1,11 @@
-"""A student with masks: decided by the data, trained, resumed, published and measured."""
+"""Students with masks: decided by the data, trained, resumed, published and measured."""
 
 from __future__ import annotations
 
 import json
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,13 @@ import pytest
 import torch
 from killed import attempt, published
 from PIL import Image, ImageDraw
-from tiny_student import distill_config, publish_in, student_settings
+from tiny_student import SETTINGS, distill_config, publish_in
 from toy import toy_sample, write_toy_data
 from typer.testing import CliRunner
 
 from engine.cli.app import app
 from engine.config import DistillConfig
+from engine.config.data_checks import learns_masks
 from engine.config.distill import generate_distill_config
 from engine.dataset import folder_dataset, inspect_dataset, load_dataset, load_sample
 from engine.dataset.predictions import load_predictions
@@ -26,14 +28,15 @@ from engine.errors import ConfigError
 from engine.evaluation.evaluate import evaluate
 from engine.labelling.predict_folder import predict_folder
 from engine.layout import RunLayout
+from engine.models.registry import REGISTRY
 from engine.registry import StudentName
 from engine.results.run_files import read_metadata
 from engine.spec.distill import DistillSpec
 from engine.storage import Storage
-from engine.students import DFine, load_student
+from engine.students import load_student
 from engine.training import loop
 
-DFINE = StudentName.DFINE
+both = pytest.mark.parametrize("trained", list(StudentName), indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -41,31 +44,38 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_toy_data(tmp_path_factory.mktemp("masks") / "all.json", range(16), masks=True)
 
 
-def resolved(data: Path, **student: Any) -> Any:
-    spec = {"dataset": {"annotations": str(data)}, "output": "/o", "student": {"size": "femto"} | student}
-    return generate_distill_config(inspect_dataset(data), DistillSpec.model_validate(spec)).students.of(DFINE)
+def resolved(data: Path, name: StudentName, **student: Any) -> Any:
+    spec = {"dataset": {"annotations": str(data)}, "output": "/o", "student": {"name": name} | student}
+    return generate_distill_config(inspect_dataset(data), DistillSpec.model_validate(spec)).students.of(name)
 
 
-def planned(data: Path, output: Path, **changes: Any) -> DistillConfig:
-    config = distill_config(data, output=output, common={"log_seconds": 1e-6}, masks=True, **changes)
+def planned(data: Path, output: Path, name: StudentName, **changes: Any) -> DistillConfig:
+    config = distill_config(data, output=output, common={"log_seconds": 1e-6}, student=name, masks=True, **changes)
     Storage().write_bytes(RunLayout.of(config).dataset, inspect_dataset(data).model_dump_json().encode())
     return config
 
 
 @pytest.fixture(scope="module")
-def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> DistillConfig:
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> DistillConfig:
     folder = tmp_path_factory.mktemp("trained")
-    config = planned(data, folder / "output")
-    return publish_in(folder, config)
+    return publish_in(folder, planned(data, folder / "output", request.param))
 
 
-def test_masks_are_learned_if_the_data_has_them(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", list(StudentName))
+def test_masks_are_learned_if_the_data_has_them(data: Path, tmp_path: Path, name: StudentName) -> None:
     boxes = write_toy_data(tmp_path / "boxes.json", range(8))
-    assert resolved(data).masks is True
-    assert resolved(data, masks=False).masks is False
-    assert resolved(boxes).masks is False
+    assert resolved(data, name).masks is True
+    assert resolved(data, name, masks=False).masks is False
+    assert resolved(boxes, name).masks is False
     with pytest.raises(ConfigError, match=r"masks is true, but .*boxes\.json has too few"):
-        resolved(boxes, masks=True)
+        resolved(boxes, name, masks=True)
+
+
+def test_a_student_without_masks_never_learns_them(data: Path) -> None:
+    name: Any = SimpleNamespace(traits=SimpleNamespace(can_learn_masks=False))
+    assert learns_masks(inspect_dataset(data), name, asked=None) is False
+    with pytest.raises(ConfigError, match=r"masks is true, but .* learns boxes alone"):
+        learns_masks(inspect_dataset(data), name, asked=True)
 
 
 def test_the_flag_is_the_field_of_the_manifest(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,6 +91,7 @@ def test_the_flag_is_the_field_of_the_manifest(data: Path, tmp_path: Path, monke
     assert [spec.settings["students.*.masks"] for spec in asked] == ["true", "false"]
 
 
+@both
 def test_it_is_published_with_its_mask_ap(trained: DistillConfig) -> None:
     (result,) = read_metadata(RunLayout.of(trained), Storage()).teachers
     assert result.after.mask_ap is not None
@@ -92,23 +103,26 @@ def test_it_is_published_with_its_mask_ap(trained: DistillConfig) -> None:
     assert "mask AP" in Path(RunLayout.of(trained).report).read_text()
 
 
+@both
 @pytest.mark.slow
 def test_killed_it_ends_the_same(
     data: Path, trained: DistillConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "checkpoint_interval", lambda cost: 0.0)
-    config = planned(data, tmp_path / "output")
-    exit_code, moments, _ = attempt(config, tmp_path / "work", die_at=60, by=signal.SIGKILL, teacher=DFINE)
+    (name,) = trained.students.names
+    config = planned(data, tmp_path / "output", name)
+    exit_code, moments, _ = attempt(config, tmp_path / "work", die_at=60, by=signal.SIGKILL, teacher=name)
     assert exit_code == -signal.SIGKILL, moments
-    assert list(Path(RunLayout.of(config).teacher(DFINE), "last").glob("checkpoint-*"))
-    exit_code, _, said = attempt(config, tmp_path / "another machine", teacher=DFINE)
+    assert list(Path(RunLayout.of(config).teacher(name), "last").glob("checkpoint-*"))
+    exit_code, _, said = attempt(config, tmp_path / "another machine", teacher=name)
     assert (exit_code, said) == (0, "")
     expected, found = published(trained), published(config)
     for files in (expected, found):
-        files["DFine"].pop("step_memory_bytes")
+        files[name].pop("step_memory_bytes")
     assert found == expected
 
 
+@both
 def test_predicted_masks_are_the_targets_of_the_next_student(trained: DistillConfig, tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()
@@ -154,18 +168,25 @@ def drawn(file: Path, images: int) -> Path:
 
 
 @pytest.mark.slow
-def test_it_learns_masks_of_shapes_that_it_was_not_trained_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "changes", "steps"),
+    [(StudentName.DFINE, {"denoising": 0}, 200), (StudentName.RF_DETR, {}, 150)],
+)
+def test_it_learns_masks_of_shapes_that_it_was_not_trained_on(
+    tmp_path: Path, name: StudentName, changes: dict[str, Any], steps: int
+) -> None:
     dataset = load_dataset(str(drawn(tmp_path / "all.json", 120)), None, storage=Storage())
     paths = [tmp_path / image.file_name for image in dataset.images]
     torch.manual_seed(0)
-    one = DFine.load(None, classes=dataset.classes, settings=student_settings(masks=True, denoising=0, ema_decay=0.9))
+    settings = SETTINGS[name](masks=True, ema_decay=0.9, **changes)
+    one: Any = REGISTRY[name].load(None, classes=dataset.classes, settings=settings)
     one.begin_training(one.settings)
     samples = [load_sample(dataset, i, paths[i], with_masks=True) for i in range(90)]
     rng = np.random.default_rng(0)
     examples = [one.example(sample, rng) for sample in samples]
     optimizer = torch.optim.AdamW(one.trained_parameters().values(), lr=2e-3, weight_decay=1e-4)
     one.set_training(True)
-    for step in range(1, 201):
+    for step in range(1, steps + 1):
         batch = one.collate([examples[i] for i in rng.choice(90, 8, replace=False)])
         one.loss(batch, count=one.count(batch))["loss"].backward()
         torch.nn.utils.clip_grad_norm_(list(one.trained_parameters().values()), 1.0)

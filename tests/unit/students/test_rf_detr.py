@@ -10,22 +10,18 @@ import pytest
 import torch
 from artifacts import artifact_of, assert_same, predictions, scene
 from random_targets import CLASSES, boxes, targets
-from tiny_student import learn_one_image
+from tiny_student import learn_one_image, rf_detr_settings
 from torch import Tensor
 from transformers import AutoModelForObjectDetection
 from transformers.loss.loss_lw_detr import LwDetrHungarianMatcher, LwDetrImageLoss
 
-from engine.config.distill import generate_distill_config
-from engine.dataset.types import DatasetInfo, Frame, Sample
+from engine.dataset.types import Frame, Sample
 from engine.errors import ConfigError
 from engine.models.model import Origin
 from engine.registry import StudentName
-from engine.spec.distill import DistillSpec
 from engine.students import load_student
 from engine.students.rf_detr.criterion import detection_losses
 from engine.students.rf_detr.model import RfDetr
-from engine.students.rf_detr.settings import RfDetrSettings
-from engine.text.plain_yaml import read_document
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 LAYERS, GROUPS, QUERIES = 3, 2, 7
@@ -34,15 +30,9 @@ SAMPLE = Sample.of(IMAGE, [[10, 10, 50, 40], [60, 30, 80, 55]], [0, 1])
 SIDES = (128, 128)
 
 
-def settings(**changes: Any) -> RfDetrSettings:
-    values = read_document(StudentName.RF_DETR.traits.default_text(), where="defaults").value
-    values |= {"size": "tiny", "image_size": SIDES, "epochs": 1, "batch_size": 2, "warmup_fraction": 0}
-    return RfDetrSettings.model_validate(values | changes)
-
-
 def student(seed: int = 0, classes: tuple[str, ...] = ("red", "green"), **changes: Any) -> RfDetr:
     torch.manual_seed(seed)
-    return RfDetr.load(None, classes=classes, settings=settings(**changes))
+    return RfDetr.load(None, classes=classes, settings=rf_detr_settings(**changes))
 
 
 @pytest.fixture(scope="module")
@@ -139,23 +129,6 @@ def test_wrong_sizes_are_refused(changes: dict[str, Any], message: str) -> None:
         student(**changes)
 
 
-def test_masks_are_refused_for_it_and_not_learned_by_default() -> None:
-    info = DatasetInfo(
-        source="a.json", digest="d", images=8, annotations=8, annotations_read=8, has_boxes=True, has_masks=True,
-        boxes_derived=0, masks=8, crowd_share=0, sizes=None, image_sizes=None, images_with_objects={"all": 8},
-        images_with_masks={"all": 8}, classes=(), splits={"all": 8},
-    )  # fmt: skip
-
-    def spec(**own: Any) -> DistillSpec:
-        given = {"dataset": {"annotations": "a.json"}, "output": "/o", "student": {"name": "RfDetr"} | own}
-        return DistillSpec.model_validate(given)
-
-    with pytest.raises(ConfigError, match="masks is true, but RfDetr learns boxes alone"):
-        generate_distill_config(info, spec(masks=True))
-    config = generate_distill_config(info, spec(size="tiny"))
-    assert config.students.of(StudentName.RF_DETR).masks is False  # type: ignore[union-attr]
-
-
 def test_loaded_from_its_folder_it_predicts_the_same(saved: tuple[RfDetr, Path]) -> None:
     one, folder = saved
     (before,), (after,) = one.predict([SAMPLE]), load_student(folder, device="cpu").predict([SAMPLE])
@@ -174,7 +147,7 @@ def test_transformers_alone_gives_the_same_boxes(saved: tuple[RfDetr, Path]) -> 
 
 def test_a_base_of_other_classes_keeps_all_but_its_heads(saved: tuple[RfDetr, Path]) -> None:
     one, folder = saved
-    other = RfDetr.load(folder, classes=("a", "b", "c"), settings=settings(size=None))
+    other = RfDetr.load(folder, classes=("a", "b", "c"), settings=rf_detr_settings(size=None))
     own, new = one.result_tensors(), other.result_tensors()
     changed = {name for name in own if own[name].shape != new[name].shape or not torch.equal(own[name], new[name])}
     assert changed
