@@ -138,6 +138,20 @@ def test_predicted_masks_are_the_targets_of_the_next_student(trained: DistillCon
     assert all(one.segmentation for one in objects)
 
 
+@both
+def test_the_commands_write_and_measure_its_masks(trained: DistillConfig, data: Path, tmp_path: Path) -> None:
+    root, labels = RunLayout.of(trained).root, tmp_path / "labels.json"
+    arguments = ["predict", "--student", root, "--images", str(data.parent), "--output", str(labels)]
+    done = CliRunner().invoke(app, [*arguments, "--threshold", "0"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(labels.read_text())["annotations"]
+    assert found
+    assert all(one["segmentation"]["size"] for one in found)
+    done = CliRunner().invoke(app, ["evaluate", "--student", root, "--data", str(data), "--json"])
+    assert done.exit_code == 0, done.output
+    assert 0 <= json.loads(done.stdout)["mask_ap"] <= 1
+
+
 def drawn(file: Path, images: int) -> Path:
     """A disc or a triangle of random place and size on the noise of each image, with its polygon."""
     found, annotations = [], []
