@@ -70,7 +70,7 @@ test-fast: $(INSTALLED)  ## run unit tests without models and S3, for a first an
 test-slow: $(INSTALLED)  ## run the tests that take longer than a minute
 	$(BIN)/pytest -m slow -n 2 --dist worksteal
 
-demo: $(INSTALLED)  ## run a small fine-tuning from S3 to S3: AP before and after, adapters, reports
+demo: $(INSTALLED)  ## from labelled images to a small model for a device, from S3 to S3: AP, adapters, reports, artifacts
 	$(BIN)/python examples/demo.py
 
 bench: $(INSTALLED)  ## run the benchmarks

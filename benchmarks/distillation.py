@@ -4,7 +4,7 @@
     python benchmarks/distillation.py --data sets/bccd --all --budget 7200
 
 The first trains one student and appends a line of JSON to ``--results``; the second runs what the table needs and
-skips what the file has. ``distillation_table.py`` prints the table. The methods, all with the same student, steps,
+skips what the file has; then, or with ``--table``, the table is printed. The methods, all with the same student, steps,
 augmentation, schedule and learning rate:
 
     human    some images with human labels, chosen by the seed
@@ -23,16 +23,26 @@ import json
 import math
 import os
 import shutil
+import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from learning import read
+from learning_table import grouped, spread
 
 ROOT = Path(__file__).resolve().parents[1]
 BASES = ROOT / "examples" / "tiny_teachers"
-METHODS = ("human", "teacher", "hard", "library")
+LEARNS_FROM = {
+    "human": "human labels",
+    "teacher": "human and teacher labels",
+    "hard": "the same, scores as a hard threshold",
+    "library": "human labels, criterion of transformers",
+}
 FEW = (("human", "teacher", "hard"), ("human", "teacher"))
 """Methods for the smaller and the larger share of images; all images: human and library."""
 SHARES = (0.1, 0.25)
@@ -204,15 +214,10 @@ def train_once(options: argparse.Namespace) -> None:
 
 def run_all(options: argparse.Namespace) -> None:
     """Run what is missing, until the budget is spent."""
-    import subprocess
-    import sys
-
     end = time.monotonic() + options.budget
     images = len(json.loads((options.data / "annotations_train.json").read_text())["images"])
     for method, count, seed in wanted(images, options.seeds):
-        lines = (
-            [json.loads(one) for one in options.results.read_text().splitlines()] if options.results.is_file() else []
-        )
+        lines = read(options.results)
         own = {"data": options.data.name, "method": method, "images": count, "seed": seed}
         own |= {"size": options.size, "steps": options.steps}
         slowest = max((one["seconds"] for one in lines), default=0)
@@ -224,15 +229,33 @@ def run_all(options: argparse.Namespace) -> None:
         subprocess.run(command, check=True)
 
 
+def table(lines: Sequence[Line]) -> str:
+    """Return mean and standard deviation of AP over the seeds, and its share of that with all human labels."""
+    rows = [
+        "| data | human labels | student learns from | AP | of all | its teacher's AP |",
+        "|---|---|---|---|---|---|",
+    ]
+    groups = grouped(lines, "data", "images", "method")
+    for (data, images, method), runs in sorted(groups.items(), key=lambda one: (one[0][0], one[0][1] or 10**9)):
+        everything = groups.get((data, 0, "human"), [])
+        whole = statistics.mean(run["ap"] for run in everything) if everything else 0.0
+        own = [run["ap"] for run in runs]
+        share = f"{statistics.mean(own) / whole:.0%}" if whole else "–"
+        of_teacher = "" if runs[0]["teacher_ap"] is None else spread([run["teacher_ap"] for run in runs])
+        rows.append(f"| {data} | {images or 'all'} | {LEARNS_FROM[method]} | {spread(own)} | {share} | {of_teacher} |")
+    return "\n".join(rows)
+
+
 def main() -> None:
     """Parse the arguments."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with annotations_train.json, _val and _test")
     parser.add_argument("--all", action="store_true", help="all runs of the table")
+    parser.add_argument("--table", action="store_true", help="print the table of the results")
     parser.add_argument("--budget", type=float, default=3600, help="seconds after which no run may end")
     parser.add_argument("--seeds", type=int, default=3, help="with --all: number of seeds")
-    parser.add_argument("--method", choices=METHODS, default="human")
+    parser.add_argument("--method", choices=list(LEARNS_FROM), default="human")
     parser.add_argument("--images", type=int, default=0, help="images with human labels; 0: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", default="pico", help="size of the D-FINE, from random weights")
@@ -243,9 +266,12 @@ def main() -> None:
     options.data = options.data.resolve()
     if not (options.data / "annotations_train.json").is_file():
         parser.error(f"{options.data} has no annotations_train.json")
+    if not (options.all or options.table):
+        return train_once(options)
     if options.all:
-        return run_all(options)
-    return train_once(options)
+        run_all(options)
+    print(table(read(options.results)))
+    return None
 
 
 if __name__ == "__main__":
