@@ -6,6 +6,7 @@ A ``config.json`` may request a model of terabytes, weights from elsewhere, or k
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -116,16 +117,29 @@ def load_weights(library: Any, folder: Path, config: Any, **options: Any) -> tup
         BaseModelError: The model is larger than its weights.
     """
     check_size(folder, lambda: library(config))
-    model, report = library.from_pretrained(
-        folder,
-        config=config,
-        dtype=torch.float32,
-        use_safetensors=True,
-        local_files_only=True,
-        output_loading_info=True,
-        **options,
-    )
+    with _without_report():
+        model, report = library.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
     return model, report
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Keep the library from printing the weights that differ: callers check its report, and new heads are expected."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def check_size(folder: Path, make: Callable[[], nn.Module]) -> None:

@@ -4,11 +4,13 @@ Settings, from the strongest to the gentlest:
 
     fp16                float16 throughout, except for the decoder, heads and what chooses queries
     fp16 weights        float16 in the file, float32 in arithmetic
-    int8                8 bit weights and activations, by calibration images
-    int8, fewer layers  the same in fewer layers
+    int8                8 bit weights and activations, by calibration images; what computes in float32 has weights that
+                        are stored in 8 bit too
+    int8, 16 bit rest   the same, but these weights are stored in 16 bit
+    int8, fewer layers  the same with fewer layers in 8 bit
     int8 weights        8 bit weights in the file, float32 in arithmetic
 
-With 8 bit, decoder and box heads compute in float32 from weights that are stored in 16 bit.
+With 8 bit, decoder and box heads compute in float32.
 
 Activations are calibrated by NNCF in its mode for transformers (SmoothQuant); the others make D-FINE's and RT-DETR's
 boxes useless (openvinotoolkit/geti 6462, ultralytics 26191).
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +35,10 @@ from engine.optimization.targets import Target
 
 Feeds = list[dict[str, NDArray[Any]]]
 
-CALIBRATED = ("int8", "int8, fewer layers")
-"""Settings with 8 bit activations, in the order of :attr:`Graph.quantized`."""
+CALIBRATED = {"int8": 0, "int8, 16 bit rest": 0, "int8, fewer layers": 1}
+"""Settings with 8 bit activations, and the index of their scopes in :attr:`Graph.quantized`."""
 
-LEAST_WEIGHTS = 1024
+LEAST_WEIGHTS = 256
 """Numbers of the smallest constant that is stored in fewer bits."""
 
 
@@ -60,8 +62,8 @@ def convert(
     openvino = require("openvino")
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "source.onnx")
-        # NNCF keeps constants of 16 bit as they are, and leaves those of 32 bit in 32.
-        ready = half_weights(reference) if setting in CALIBRATED else _onnx(reference, graph, setting, feeds)
+        # NNCF keeps constants of 16 and 8 bit as they are, and leaves those of 32 bit in 32.
+        ready = _stored(reference, graph, setting) if setting in CALIBRATED else _onnx(reference, graph, setting, feeds)
         require("onnx").save(ready, str(source))
         model = openvino.Core().read_model(str(source))
         if setting in CALIBRATED:
@@ -73,9 +75,9 @@ def convert(
 def _onnx(reference: Any, graph: Graph, setting: str, feeds: Feeds) -> Any:
     names = [node.name for node in reference.graph.node]
     if setting in CALIBRATED:
-        return half_weights(_quantize(reference, names, graph, setting, feeds))
+        return _stored(_quantize(reference, names, graph, setting, feeds), graph, setting)
     if setting == "int8 weights":
-        return half_weights(eight_bit_weights(reference, graph.quantized[0]))
+        return half_weights(eight_bit_weights(reference, _inside(names, graph.quantized[0])))
     if setting == "fp16 weights":
         return half_weights(reference)
     if setting == "fp16":
@@ -86,9 +88,17 @@ def _onnx(reference: Any, graph: Graph, setting: str, feeds: Feeds) -> Any:
     return reference
 
 
+def _stored(model: Any, graph: Graph, setting: str) -> Any:
+    """Return the model with the weights that compute in float32 stored in fewer bits."""
+    if setting == "int8":
+        names = [node.name for node in model.graph.node]
+        model = eight_bit_weights(model, set(_outside(names, graph.quantized[0])))
+    return half_weights(model)
+
+
 def _quantize(model: Any, names: Iterable[str], graph: Graph, setting: str, feeds: Feeds) -> Any:
     """Return the model with 8 bit weights and activations in the scopes that the setting allows."""
-    scopes = graph.quantized[CALIBRATED.index(setting)]
+    scopes = graph.quantized[CALIBRATED[setting]]
     if not scopes:
         return model
     nncf = require("nncf")
@@ -116,6 +126,10 @@ def _outside(names: Iterable[str], scopes: Sequence[str]) -> list[str]:
     if len(outside) == len(names):
         raise ValueError(f"no layer of the graph is in {', '.join(scopes)}")
     return outside
+
+
+def _inside(names: Sequence[str], scopes: Sequence[str]) -> set[str]:
+    return set(names) - set(_outside(names, scopes))
 
 
 def _copy(model: Any) -> Any:
@@ -146,21 +160,20 @@ def half_weights(model: Any) -> Any:
     return model
 
 
-def eight_bit_weights(model: Any, scopes: Sequence[str]) -> Any:
-    """Return an ONNX model whose weight matrices and convolutions in ``scopes`` are stored in 8 bit.
+def eight_bit_weights(model: Any, nodes: Set[str]) -> Any:
+    """Return an ONNX model in which the matrices and kernels of these nodes are stored in 8 bit.
 
     Weights are symmetric with one scale per output channel; runtimes fold their conversion to float32 at load time.
     """
     onnx = require("onnx")
     model = _copy(model)
     graph = model.graph
-    left_out = set(_outside([node.name for node in graph.node], scopes))
     weights = {}
     for node in graph.node:
-        if node.op_type in ("MatMul", "Conv", "Gemm") and node.name not in left_out:
+        if node.op_type in ("MatMul", "Conv", "Gemm") and node.name in nodes:
             turned = any(one.name == "transB" and one.i for one in node.attribute)
             weights[node.input[1]] = 0 if node.op_type == "Conv" or turned else -1
-    nodes = []
+    conversions = []
     for tensor in [one for one in graph.initializer if one.name in weights]:
         values = onnx.numpy_helper.to_array(tensor)
         if values.dtype != np.float32 or values.size < LEAST_WEIGHTS or values.ndim < 2:
@@ -171,8 +184,8 @@ def eight_bit_weights(model: Any, scopes: Sequence[str]) -> Any:
         tensor.CopyFrom(onnx.numpy_helper.from_array(np.round(values / scale).astype(np.int8), f"{name}_int8"))
         graph.initializer.append(onnx.numpy_helper.from_array(scale.ravel().astype(np.float32), f"{name}_scale"))
         inputs = [f"{name}_int8", f"{name}_scale"]
-        nodes.append(onnx.helper.make_node("DequantizeLinear", inputs, [name], axis=axis))
-    _prepend(graph, nodes)
+        conversions.append(onnx.helper.make_node("DequantizeLinear", inputs, [name], axis=axis))
+    _prepend(graph, conversions)
     return model
 
 

@@ -71,10 +71,13 @@ def _fold(source: Path, target: Path) -> None:
 
 
 def described(model: Any, card: ArtifactCard) -> Any:
-    """Return a copy of an ONNX model with its card and what a viewer shows."""
+    """Return a copy of an ONNX model with its card and what a viewer shows, without what no runtime reads."""
     onnx = require("onnx")
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
+    del copy.graph.value_info[:]
+    for node in copy.graph.node:
+        node.name, node.doc_string = "", ""
     shown = {KEY: card.model_dump_json(), "classes": ", ".join(card.classes), "outputs": card.outputs}
     onnx.helper.set_model_props(copy, shown)
     return copy

@@ -18,10 +18,10 @@ MAX_AP_DROP: dict[Precision, Decimal] = {"fp32": Decimal("0.001"), "fp16": Decim
 SETTINGS: dict[tuple[str, Precision], tuple[str, ...]] = {
     ("onnx", "fp32"): ("fp32",),
     ("onnx", "fp16"): ("fp16", "fp16 weights"),
-    ("onnx", "int8"): ("int8", "int8, fewer layers", "int8 weights"),
+    ("onnx", "int8"): ("int8", "int8, 16 bit rest", "int8, fewer layers", "int8 weights"),
     ("openvino", "fp32"): ("fp32",),
     ("openvino", "fp16"): ("fp16 weights",),
-    ("openvino", "int8"): ("int8", "int8, fewer layers", "int8 weights"),
+    ("openvino", "int8"): ("int8", "int8, 16 bit rest", "int8, fewer layers", "int8 weights"),
 }
 """Settings of each runtime and precision, from the strongest to the gentlest: see :mod:`engine.optimization.convert`.
 OpenVINO stores 16 bit weights and chooses the arithmetic on the device: 32 bit here, by its setting."""
