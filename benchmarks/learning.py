@@ -11,8 +11,8 @@ that would end after ``--budget`` seconds: start it again to continue. ``dataset
 A set is divided 60/20/20 with seed 0, or has ``annotations_train.json``, ``_val`` and ``_test``. All methods get the
 same epochs, images per step and views of images. The methods:
 
-    ours     same as ``teacher train``, with its defaults apart from the learning rate; the best adapter is chosen on
-             the validation split
+    ours     same as ``teacher train``, with its defaults apart from what is given here; the best of its evaluations on
+             the validation split is used
     plain    LoRA by PEFT in a plain loop, with the loss of transformers and its auxiliary terms (its SAM has no loss:
              binary cross entropy + dice of a mask per box, as in tutorials)
     full     our loop and loss, all parameters trained
