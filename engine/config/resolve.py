@@ -17,7 +17,7 @@ from engine.config.data_checks import check_data
 from engine.config.data_section import data_section, train_images
 from engine.config.model import DataConfig, DistillConfig, RunConfig, TrainingConfig
 from engine.config.model_settings import ModelSettings
-from engine.config.trials import expand_sweep
+from engine.config.trials import expand_sweep, given_settings
 from engine.dataset.types import DatasetInfo
 from engine.errors import ConfigError
 from engine.registry import ModelName
@@ -77,12 +77,13 @@ def generate_config(
         "teachers": {n.slug: _teacher(n, asked.get(n)) for n in names},
     }
     groups = groups_of(config)
-    for path, text in spec.settings.items():
-        override(config, path, setting_value(path, text))
+    values = {path: setting_value(path, text) for path, text in spec.settings.items()}
+    for path, value in values.items():
+        override(config, path, value)
     check_groups(config, groups)
     images, classes = train_images(info, spec.dataset), config["data"]["classes"]
     fill = partial(_fill, images=images, classes=len(classes) if isinstance(classes, list) else 0)
-    expand_sweep(config, names, fill)
+    expand_sweep(config, fill, {name: given_settings(name, asked.get(name), values) for name in names})
     for teacher in names:
         fill(config["teachers"][teacher.slug])
     _check_one_comparison(config, [config["teachers"][teacher.slug] for teacher in names])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from engine.registry import ModelName
-from engine.spec import SweepSpec
+from pydantic.alias_generators import to_camel
+
+from engine.errors import ConfigError
+from engine.registry import ModelName, TeacherName
+from engine.spec import SweepSpec, TeacherSpec
 from engine.spec.base import NUMBERS
+from engine.spec.training import sweep_conflict
 from engine.text.pydantic_errors import parse
 
 if TYPE_CHECKING:
@@ -22,18 +26,45 @@ PATHS = {"learning_rates": "learning_rate", "ranks": "lora.rank", "presets": "lo
 """Setting of a teacher that each list of a sweep varies."""
 
 
-def expand_sweep(config: Plain, names: Iterable[ModelName], fill: Callable[[Plain], None]) -> None:
+def given_settings(name: ModelName, asked: TeacherSpec | None, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings of a teacher that a sweep may vary and the request sets, each with the words that set it.
+
+    >>> from engine.spec import TeacherName
+    >>> given_settings(TeacherName.SAM, None, {"teachers.*.lora": {"rank": 64}, "teachers.sam.views": 8})
+    {'lora.rank': 'teachers.*.lora'}
+
+    Args:
+        name: Name of the teacher.
+        asked: Its section of the request.
+        settings: Values by path, in the order in which they are applied; None restores the default.
+    """
+    found: dict[str, str] = {}
+    if asked is not None:
+        typed = {"learningRate": asked.learning_rate, "lora.rank": asked.lora.rank, "lora.preset": asked.lora.preset}
+        given = zip(PATHS.values(), typed.items(), strict=True)
+        found = {path: f"{words} of {name}" for path, (words, value) in given if value is not None}
+    for path, value in settings.items():
+        section, slug, *own = path.split(".", 2)
+        if section != name.section or slug not in (name.slug, "*") or not own:
+            continue
+        for changed, new in flat({own[0]: value}).items():
+            found.pop(changed, None)
+            found |= {changed: path} if new is not None and changed in PATHS.values() else {}
+    return found
+
+
+def expand_sweep(config: Plain, fill: Callable[[Plain], None], given: Mapping[TeacherName, Mapping[str, str]]) -> None:
     """Replace ``training.sweep`` of a configuration by ``trials`` of its teachers, in place.
 
     A sweep of one trial sets its values: the run is that without a sweep. A teacher whose trials are given keeps them.
 
     Args:
         config: Configuration in which values that follow from the data are not set yet.
-        names: Teachers to tune.
         fill: Sets these values of a teacher's settings, in place.
+        given: :func:`given_settings` of each teacher to tune.
 
     Raises:
-        ConfigError: The sweep is empty, too large or not valid.
+        ConfigError: The sweep is empty, too large or not valid, or varies a setting that the user sets.
     """
     sweep = config["training"].pop("sweep")
     if sweep is None or (isinstance(sweep, Mapping) and set(sweep) <= set(PATHS) and not any(sweep.values())):
@@ -42,13 +73,22 @@ def expand_sweep(config: Plain, names: Iterable[ModelName], fill: Callable[[Plai
     lists = {PATHS[name]: values for name, values in checked.model_dump(mode="json").items() if values}
     lists = {path: [_plain(path, value) for value in values] for path, values in lists.items()}
     trials: list[Plain] = [dict(zip(lists, values, strict=True)) for values in product(*lists.values())]
-    for settings in [config[name.section][name.slug] for name in names]:
+    for name, words in given.items():
+        settings = config[name.section][name.slug]
         if settings.get("trials") is not None:
             continue
+        _check_not_given(checked, words)
         if len(trials) == 1:
             _set(settings, trials[0])
         else:
             settings["trials"] = [_differences(settings, trial, fill) for trial in trials]
+
+
+def _check_not_given(sweep: SweepSpec, given: Mapping[str, str]) -> None:
+    """Raise ConfigError if the user sets what the sweep varies."""
+    for many, path in PATHS.items():
+        if path in given and getattr(sweep, many):
+            raise ConfigError(sweep_conflict(to_camel(many), given[path]))
 
 
 def _plain(path: str, value: Any) -> Any:

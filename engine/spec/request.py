@@ -13,7 +13,7 @@ from engine.spec.base import SettingPath, SettingValue, SpecModel, Uri
 from engine.spec.dataset import DatasetSpec
 from engine.spec.storage import StorageSpec
 from engine.spec.teacher import LoraSpec, TeacherSpec
-from engine.spec.training import TrainingSpec
+from engine.spec.training import TrainingSpec, sweep_conflict
 from engine.text.pydantic_errors import closest
 from engine.text.unsupported_schemes import output_refusal
 
@@ -95,6 +95,8 @@ class FineTuneSpec(SpecModel):
         if sweep is None:
             return self
         for teacher in self.teachers:
+            if f"{teacher.name.path}.trials" in self.settings:  # it may be left out of the sweep
+                continue
             own = (
                 ("learningRates", sweep.learning_rates, "learningRate", teacher.learning_rate),
                 ("ranks", sweep.ranks, "lora.rank", teacher.lora.rank),
@@ -102,10 +104,7 @@ class FineTuneSpec(SpecModel):
             )
             for many, values, single, value in own:
                 if values and value is not None:
-                    raise ValueError(
-                        f"training.sweep.{many} tries several values, and {single} of {teacher.name} sets one: "
-                        "remove one of them"
-                    )
+                    raise ValueError(sweep_conflict(many, f"{single} of {teacher.name}"))
         return self
 
     @field_validator("teachers")

@@ -98,6 +98,16 @@ class SweepSpec(SpecModel):
         return self
 
 
+def sweep_conflict(many: str, single: str) -> str:
+    """Return the error about a setting that is set, and listed in a sweep.
+
+    Args:
+        many: List of the sweep, such as ``ranks``.
+        single: Words that name the setting.
+    """
+    return f"training.sweep.{many} tries several values, and {single} sets one: remove one of them"
+
+
 class TrainingSpec(SpecModel):
     """Settings of every teacher of the run."""
 

@@ -115,6 +115,70 @@ def test_a_setting_is_swept_or_set(lists: dict[str, Any], teacher: dict[str, Any
 
 
 @pytest.mark.parametrize(
+    ("lists", "changes", "said"),
+    [
+        (
+            {"ranks": [8, 32]},
+            {"settings": {"teachers.sam.lora.rank": "64"}},
+            "ranks tries several values, and teach",
+        ),
+        ({"ranks": [8, 32]}, {"settings": {"teachers.*.lora.rank": "64"}}, "and teachers.*.lora.rank sets one: remove"),
+        ({"learningRates": ["1e-3", "2e-3"]}, {"settings": {"teachers.sam.learning_rate": "5e-4"}}, "learningRates"),
+        (
+            {"presets": ["all", "decoder"]},
+            {"settings": {"teachers.*.lora.preset": "all"}},
+            "teachers.*.lora.preset",
+        ),
+        (
+            {"ranks": [8, 32]},
+            {"settings": {"teachers.sam.lora": "{rank: 64, alpha: 128, dropout: 0, preset: all, skip_layers: 0}"}},
+            "and teachers.sam.lora sets one",
+        ),
+        (
+            {},
+            {"settings": {"training.sweep.ranks": "[8, 32]", "teachers.sam.lora.rank": "64"}},
+            "and teachers.sam.lora.rank sets one",
+        ),
+        (
+            {},
+            {
+                "settings": {"training.sweep": "{learning_rates: [1e-3, 2e-3]}"},
+                "teachers": [{"name": "Sam", "learningRate": "5e-4"}],
+            },
+            "training.sweep.learningRates tries several values, and learningRate of Sam sets one",
+        ),
+    ],
+)
+def test_a_setting_by_path_is_swept_or_set(lists: dict[str, Any], changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        generate_config(dataset(), spec(**(sweep(**lists) if lists else {}), **changes))
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"teachers.sam.lora.rank": "64", "teachers.sam.trials": "[]"},
+        {"teachers.sam.lora.rank": "64", "training.sweep": "null"},
+        {"teachers.*.lora.rank": "64", "teachers.sam.lora.rank": "null", "teachers.grounding_dino.trials": "[]"},
+        {"teachers.*.learning_rate": "5e-4"},
+    ],
+)
+def test_a_setting_that_is_not_swept_may_be_set(settings: dict[str, str]) -> None:
+    generate_config(dataset(), spec(settings=settings, **sweep(ranks=[8, 32])))
+
+
+def test_a_teacher_that_is_left_out_of_a_sweep_may_have_its_own_value() -> None:
+    teachers = [{"name": "Sam", "lora": {"rank": 64}}]
+    request = spec(teachers=teachers, settings={"teachers.sam.trials": "[]"}, **sweep(ranks=[8, 32]))
+    (settings,) = all_trainings(generate_config(dataset(), request), TeacherName.SAM)
+    assert settings.lora.rank == 64
+    kept = spec(teachers=teachers, settings={"teachers.sam.trials": "null"}, **sweep(ranks=[8, 32]))
+    with pytest.raises(ConfigError, match=r"lora\.rank of Sam sets one"):
+        generate_config(dataset(), kept)
+
+
+@pytest.mark.parametrize(
     ("settings", "said"),
     [
         ({"training.sweep.rank": "[8]"}, "there is no setting 'rank' (did you mean 'ranks'?)"),
