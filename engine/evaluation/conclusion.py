@@ -33,20 +33,25 @@ class Conclusion:
     remark: str = ""
 
 
-def conclude(before: ApMetrics, after: ApMetrics, comparison: Comparison | None) -> Conclusion:
+def conclude(
+    before: ApMetrics, after: ApMetrics, comparison: Comparison | None, *, cross_validated: bool = False
+) -> Conclusion:
     """Judge an adapter by its AP, and by its mean IoU if that was measured.
 
     A difference whose 95 % interval includes 0, or that is below :data:`CHANGE`, counts as no measurable change. Fewer
     images than :data:`LEAST_IMAGES` show nothing.
+
+    Args:
+        before: Metrics of the base.
+        after: Metrics of the adapter.
+        comparison: Intervals of their difference, if they were computed.
+        cross_validated: The images of all folds are measured, so cross-validation is not suggested.
     """
     if before.ap < 0 or after.ap < 0:
         return Conclusion("unknown", "AP could not be measured: the dataset has no objects")
-    if after.images and after.images < LEAST_IMAGES:
-        return Conclusion(
-            "unknown",
-            f"too few images to tell a change from chance ({after.images}, at least {LEAST_IMAGES} are needed; "
-            f"cross-validation uses all of them): AP {before.ap:.3f} -> {after.ap:.3f}{mean_iou_change(before, after)}",
-        )
+    if _too_few(after):
+        found = f"AP {before.ap:.3f} -> {after.ap:.3f}{mean_iou_change(before, after)}"
+        return Conclusion("unknown", f"{_few_images(after, cross_validated=cross_validated)}: {found}")
     kind = _kind(after.ap - before.ap, None if comparison is None else comparison.difference)
     said = {"better": "better", "worse": "worse", "same": "no measurable change"}[kind]
     images = f" on {after.images:,} image{'' if after.images == 1 else 's'}" if after.images else ""
@@ -58,26 +63,46 @@ def conclude(before: ApMetrics, after: ApMetrics, comparison: Comparison | None)
 
 def conclude_result(result: TeacherResult) -> Conclusion:
     """Judge a teacher by the test split if it exists, since the adapter was selected on the validation split."""
+    before, after = _judged(result)
+    cross_validated = result.cross_validation is not None
     if result.strength == 0:
-        return Conclusion("same", f"{AS_THE_BASE}: AP {result.before.ap:.3f} on the validation split")
-    if result.test_before is not None and result.test_after is not None:
-        return conclude(result.test_before, result.test_after, result.test_comparison)
-    return conclude(result.before, result.after, result.comparison)
+        sentence = f"{AS_THE_BASE}: AP {result.before.ap:.3f} on the validation split"
+        if _too_few(after):
+            return Conclusion("unknown", f"{sentence}; {_few_images(after, cross_validated=cross_validated)}")
+        return Conclusion("same", sentence)
+    comparison = result.comparison if after is result.after else result.test_comparison
+    return conclude(before, after, comparison, cross_validated=cross_validated)
 
 
 def improved(result: TeacherResult) -> bool | None:
     """Test if an adapter is better than its base, on the split that :func:`conclude_result` uses.
 
     Returns:
-        None if AP is higher but the change is not measurable, or if AP could not be measured.
+        None if AP is higher but the change is not measurable, or if AP could not be measured or on too few images.
     """
-    tested = result.test_before is not None and result.test_after is not None
-    before, after = (result.test_before, result.test_after) if tested else (result.before, result.after)
+    before, after = _judged(result)
     kind = conclude_result(result).kind
     if kind == "better":
         return True
-    higher = before is not None and after is not None and after.ap > before.ap
-    return None if kind == "unknown" or (kind == "same" and higher) else False
+    return None if kind == "unknown" or (kind == "same" and after.ap > before.ap) else False
+
+
+def _judged(result: TeacherResult) -> tuple[ApMetrics, ApMetrics]:
+    """Return the metrics of base and adapter on the test split, or on the validation split without one."""
+    if result.test_before is not None and result.test_after is not None:
+        return result.test_before, result.test_after
+    return result.before, result.after
+
+
+def _too_few(measured: ApMetrics) -> bool:
+    return 0 < (measured.images or 0) < LEAST_IMAGES
+
+
+def _few_images(measured: ApMetrics, *, cross_validated: bool) -> str:
+    advice = "" if cross_validated else "; cross-validation uses all of them"
+    return (
+        f"too few images to tell a change from chance ({measured.images}, at least {LEAST_IMAGES} are needed{advice})"
+    )
 
 
 def _kind(change: float, interval: Interval | None) -> Literal["better", "same", "worse"]:

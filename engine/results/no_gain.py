@@ -33,9 +33,14 @@ def aps(result: TeacherResult) -> str:
     return f"AP {', '.join(parts)}"
 
 
+def has_no_gain(improved: bool | None, *, as_base: bool) -> bool:
+    """Test if an adapter is known not to be better than its base; ``as_base``: it has strength 0, on any images."""
+    return improved is False or as_base
+
+
 def warning(result: TeacherResult) -> str | None:
     """Return the warning about an adapter without a gain; None if it is better than its base, or not measured."""
-    if result.improved is not False:
+    if not has_no_gain(result.improved, as_base=result.strength == 0):
         return None
     if not result.teacher.traits.adapts_base:
         return f"{result.teacher} finds nothing: {aps(result)}. Train longer, or on more images"
@@ -52,7 +57,7 @@ def check_gain(results: Sequence[TeacherResult], on_no_gain: OnNoGain) -> None:
     """
     warnings = [said for result in results if (said := warning(result)) is not None]
     if warnings and on_no_gain is OnNoGain.FAIL:
-        where = ", ".join(result.adapter.uri for result in results if result.improved is False)
+        where = ", ".join(result.adapter.uri for result in results if warning(result) is not None)
         raise NotBetterThanBaseError(
             f"{'; '.join(warnings)}. It is published all the same ({where}), but training.onNoGain is Fail"
         )

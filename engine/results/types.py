@@ -142,7 +142,8 @@ class TeacherResult(Result):
     improved: bool | None = Field(
         default=None,
         description="The adapter is better than its base: its AP is higher on the test split, or on the validation "
-        "split if there is no other. None if it is higher by no more than chance may bring, or could not be measured.",
+        "split if there is no other. None if it is higher by no more than chance may bring, could not be measured, or "
+        "was measured on fewer than six images.",
     )
     thresholds: dict[str, float] = Field(
         default={},

@@ -10,7 +10,7 @@ from engine.dataset.checks.unreadable_images import Unreadable
 from engine.evaluation.conclusion import conclude_result
 from engine.results.events import better_than
 from engine.results.metrics import ApMetrics
-from engine.results.no_gain import ADVICE
+from engine.results.no_gain import ADVICE, has_no_gain
 from engine.results.trials import selection_sentence
 from engine.results.types import SplitCheck, TeacherResult
 from engine.spec import ExifOrientation
@@ -85,6 +85,6 @@ def summary(result: TeacherResult) -> str:
         sentence += f". {concluded.remark}"
     if 0 < result.strength < 1 and result.strength_curve is not None:
         sentence += f". Strength {result.strength:g}: {result.strength_curve.reason}"
-    if result.improved is False:
+    if has_no_gain(result.improved, as_base=result.strength == 0):
         sentence += f". {ADVICE}"
     return sentence

@@ -17,7 +17,7 @@ from engine.cli.outcome_file import failures_in
 from engine.config import from_yaml, generate_config, to_yaml
 from engine.dataset import inspect_dataset
 from engine.errors import EXIT_ERRORS, NotBetterThanBaseError
-from engine.evaluation.conclusion import improved
+from engine.evaluation.conclusion import conclude_result, improved
 from engine.layout import RunLayout
 from engine.results.events import Event
 from engine.results.metric_table import Change
@@ -72,6 +72,22 @@ def test_only_what_is_known_to_be_no_better_is_warned_of() -> None:
     said = warning(worse(test_before=metrics(0.07), test_after=metrics(0.08)))
     assert said is not None
     assert "adapter of Sam is not better than its base: AP 0.063 -> 0.059 (validation), 0.070 -> 0.080 (test)" in said
+
+
+@pytest.mark.parametrize(("images", "better"), [(5, None), (6, False)])
+def test_strength_0_has_no_gain_although_few_images_show_nothing(images: int, better: bool | None) -> None:
+    base = metrics(0.2).model_copy(update={"images": images})
+    found = result_of(DINO, before=base, after=base, strength=0.0)
+    assert improved(found) is better
+    found = found.model_copy(update={"improved": improved(found)})
+    assert ("too few images" in conclude_result(found).sentence) == (better is None)
+    assert "no adapter was better than the base" in conclude_result(found).sentence
+    assert "It has strength 0 and gives the base's results" in (warning(found) or "")
+    assert ADVICE in summary(found)
+    with pytest.raises(NotBetterThanBaseError, match="GroundingDino"):
+        check_gain([found], OnNoGain.FAIL)
+    tested = dict.fromkeys(("test_before", "test_after"), base.model_copy(update={"images": 6}))
+    assert improved(found.model_copy(update=tested)) is False, "the test split judges where there is one"
 
 
 def test_a_run_fails_only_where_that_is_requested_and_names_the_adapter() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from engine.errors import NotBetterThanBaseError
-from engine.results.no_gain import ADVICE, AS_THE_BASE
+from engine.results.no_gain import ADVICE, AS_THE_BASE, has_no_gain
 from engine.results.outcome import Outcome, TeacherOutcome
 from engine.results.types import MemoryNeed
 from engine.spec import OnNoGain, TeacherName
@@ -172,7 +172,7 @@ def columns(teachers: Sequence[TeacherStatus], *, now: float = 0.0) -> SummarySt
 
 def _ap_change(teacher: TeacherStatus) -> str:
     change = f"{_two_decimals(teacher.ap.before)} -> {_two_decimals(teacher.ap.after) or '…'}"
-    return f"{change} (no gain)" if teacher.improved is False else change
+    return f"{change} (no gain)" if _lacks_gain(teacher) else change
 
 
 def _time_left(teacher: TeacherStatus, *, now: float) -> float | None:
@@ -200,7 +200,7 @@ def published_teacher(
     if result is None:
         return teacher
     done = succeeded(teacher, Outcome(trained=result), now=now)
-    if result.improved is False and on_no_gain is OnNoGain.FAIL:
+    if _lacks_gain(done) and on_no_gain is OnNoGain.FAIL:
         return failed_for_good(done, FailureStatus(reason=NOT_BETTER, message=_no_gain(done)), now=now)
     return done.model_copy(update={"message": f"{done.message}; published by an earlier, identical run"})
 
@@ -241,7 +241,7 @@ def _stage_events(before: StageStatus | None, stage: StageStatus, *, ends: bool)
     if stage.unresponsive is not None and (silent is None or silent.reason != stage.unresponsive.reason):
         found = stage.unresponsive
         yield RunEvent("Warning", found.reason, f"{stage.name}: {found.message}")
-    if changed and succeeded and isinstance(stage, TeacherStatus) and stage.improved is False:
+    if changed and succeeded and isinstance(stage, TeacherStatus) and _lacks_gain(stage):
         yield RunEvent("Warning", NOT_BETTER, _no_gain(stage))
 
 
@@ -280,6 +280,11 @@ def _responding(stages: Sequence[StageStatus], before: Condition | None) -> tupl
         words = (f"{stage.name}: {found.message}" for stage, found in silent)
         return ConditionStatus.FALSE, silent[0][1].reason, "; ".join(words)
     return (ConditionStatus.TRUE, "HeardFrom", "") if before is not None else None
+
+
+def _lacks_gain(teacher: TeacherStatus) -> bool:
+    as_base = teacher.adapter is not None and teacher.adapter.strength == "0"
+    return has_no_gain(teacher.improved, as_base=as_base)
 
 
 def _no_gain(teacher: TeacherStatus) -> str:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from toy import result_of
 
-from engine.evaluation.conclusion import conclude
+from engine.evaluation.conclusion import conclude, conclude_result
 from engine.results.metrics import ApMetrics, Comparison, Interval
+from engine.results.trials import cross_validation
+from engine.results.types import TrialResult
+from engine.spec import TeacherName
 
 
 def metrics(ap: float, miou: float | None = None, images: int = 6) -> ApMetrics:
@@ -52,6 +56,19 @@ def test_few_images_show_nothing(images: int, kind: str) -> None:
     assert found.kind == kind
     assert "AP 0.200 -> 0.400" in found.sentence
     assert ("too few images" in found.sentence) == (kind == "unknown")
+
+
+def test_cross_validation_is_not_suggested_after_a_cross_validation() -> None:
+    few = {"before": metrics(0.2, images=4), "after": metrics(0.4, images=4)}
+    folds = [
+        TrialResult(name=f"fold-{one}", ap_before=0.2, ap=0.4, validation_images=2, best_epoch=1) for one in (1, 2)
+    ]
+    for strength in (0.0, 1.0):
+        result = result_of(TeacherName.GROUNDING_DINO, strength=strength, **few)
+        assert "cross-validation uses all of them" in conclude_result(result).sentence
+        result = result.model_copy(update={"cross_validation": cross_validation(folds)})
+        assert "too few images" in conclude_result(result).sentence
+        assert "cross-validation" not in conclude_result(result).sentence
 
 
 def test_what_could_not_be_measured_is_unknown() -> None:

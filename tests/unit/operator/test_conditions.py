@@ -10,7 +10,7 @@ from tft_schema import status_errors
 
 from engine.dataset.types import ClassInfo, Problem, Severity
 from engine.results.outcome import Outcome
-from engine.spec import TeacherName
+from engine.spec import OnNoGain, TeacherName
 from teacher_operator.api.status import (
     CLASSES,
     MESSAGE_MAX,
@@ -139,9 +139,10 @@ def test_an_adapter_without_a_gain_is_an_event_once() -> None:
     assert not [one for one in events(before, fine) if one.kind == "Warning"]
 
 
-def test_an_adapter_of_strength_0_is_reported_as_its_base_everywhere() -> None:
+@pytest.mark.parametrize("better", [False, pytest.param(None, id="too-few-images")])
+def test_an_adapter_of_strength_0_is_reported_as_its_base_everywhere(better: bool | None) -> None:
     outcome = trained_of(MASKS, before=0.312, after=0.312)
-    outcome = outcome.model_copy(update={"improved": False, "strength": 0.0, "retention": 1.0})
+    outcome = outcome.model_copy(update={"improved": better, "strength": 0.0, "retention": 1.0})
     pending = TeacherStatus(name=MASKS, state="Training")
     teacher = succeeded(pending, Outcome(trained=outcome), now=NOW)
     said = "no adapter was better than the base, so the published one has strength 0 and gives the base's results"
@@ -149,10 +150,13 @@ def test_an_adapter_of_strength_0_is_reported_as_its_base_everywhere() -> None:
     assert teacher.adapter is not None
     assert (teacher.adapter.strength, teacher.adapter.retention) == ("0", "1.000")
     status = conditioned(TeacherFineTuneStatus(teachers=[teacher]), SUMMARIES["succeeded"])
-    assert message(status, "Improved").startswith(f"Sam: {said} (AP 0.312 on the validation split). Use the base")
+    if better is False:
+        assert message(status, "Improved").startswith(f"Sam: {said} (AP 0.312 on the validation split). Use the base")
     assert status.summary.map == "0.31 -> 0.31 (no gain)"
     notes = events(TeacherFineTuneStatus(teachers=[pending]), TeacherFineTuneStatus(teachers=[teacher]))
     assert [one.reason for one in notes if one.kind == "Warning" and said in one.message] == ["NotBetterThanBase"]
+    again = published_teacher(MASKS, outcome, on_no_gain=OnNoGain.FAIL, now=NOW)
+    assert (again.state, again.failure and again.failure.reason) == ("Failed", "NotBetterThanBase")
 
 
 def test_strength_and_retention_are_in_the_status() -> None:
