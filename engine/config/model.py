@@ -135,7 +135,7 @@ class TrainingConfig(ConfigModel):
         ge=0,
         le=1,
         description="share of the base's zero-shot AP that the strength of the adapter is chosen to keep, at any loss "
-        "of gain; null: as much as costs at most 5 % of the gain",
+        "of gain, or else the most; null: as much as costs at most 5 % of the gain",
     )
     strengths: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
         default=(0.25, 0.5, 0.7, 0.85, 1.0),

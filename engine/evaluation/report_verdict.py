@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from engine.evaluation.conclusion import conclude_result, mean_iou_change
 from engine.evaluation.report_metrics import Row, number, signed, text
 from engine.evaluation.report_sections import retention_remark
+from engine.results.low_retention import retention_warning
 from engine.results.metric_table import ceiling_sentence
 from engine.results.metrics import Interval
 from engine.results.no_gain import ADVICE, AS_THE_BASE
@@ -77,6 +78,8 @@ def verdict(result: TeacherResult) -> Verdict:
         )
     if 0 < result.strength < 1 and result.strength_curve is not None:
         remarks.append(f"The adapter is published with strength {result.strength:g}: {result.strength_curve.reason}.")
+    if (said := retention_warning(result)) is not None:
+        remarks.append(f"{said[0].upper()}{said[1:]}.")
     if result.from_detector_before is not None and result.from_detector_after is not None:
         before_ap, after_ap = (
             text(number(one.ap)) for one in (result.from_detector_before, result.from_detector_after)

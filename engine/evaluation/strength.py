@@ -24,8 +24,8 @@ def choose_strength(points: Sequence[StrengthPoint], *, min_retention: float | N
 
     Args:
         points: The measured strengths, 0 included.
-        min_retention: Share of the base's zero-shot AP to keep at any loss of gain; None: :data:`ENOUGH`, at a loss of
-            at most 5 % of the gain.
+        min_retention: Share of the base's zero-shot AP to keep at any loss of gain; if none keeps it, the one that
+            keeps the most. None: :data:`ENOUGH`, at a loss of at most 5 % of the gain.
     """
     base = next(point for point in points if point.strength == 0)
     if base.ap < 0:
@@ -34,24 +34,30 @@ def choose_strength(points: Sequence[StrengthPoint], *, min_retention: float | N
     if not better:
         best = _highest([point for point in points if point.strength > 0])
         return 0.0, f"none is better than the base: AP {best.ap:.3f} at {best.strength:g}, {base.ap:.3f} without it"
-    if min_retention is not None and (kept := _keeping(better, min_retention)):
-        chosen = _highest(kept)
-        return chosen.strength, f"highest AP of those that keep {min_retention:.0%} of the base's zero-shot AP"
+    if all(point.retention is None for point in better):
+        alone = sum(point.strength > 0 for point in points) == 1
+        return _highest(better).strength, "the only one" if alone else "highest AP; retention was not measured"
+    if min_retention is not None:
+        share = f"{min_retention:.0%} of the base's zero-shot AP"
+        if kept := _keeping(better, min_retention):
+            return _highest(kept).strength, f"highest AP of those that keep {share}"
+        return _most_kept(better).strength, f"highest retention; none that is better than the base keeps {share}"
     gain = _highest(better).ap - base.ap
     near = [point for point in better if point.ap - base.ap >= GAIN_KEPT * gain]
-    lacking = "" if min_retention is None else f"; none keeps {min_retention:.0%} of the base's zero-shot AP"
-    if all(point.retention is None for point in near):
-        return _highest(near).strength, "highest AP; retention was not measured"
     if kept := _keeping(near, ENOUGH):
         rule = f"highest AP of those that keep {ENOUGH:.0%} of the base's zero-shot AP and {GAIN_KEPT:.0%} of the gain"
-        return _highest(kept).strength, rule + lacking
-    most = max(near, key=lambda point: (_share(point), point.ap, point.strength))
-    return most.strength, f"highest retention of those that keep {GAIN_KEPT:.0%} of the gain{lacking}"
+        return _highest(kept).strength, rule
+    return _most_kept(near).strength, f"highest retention of those that keep {GAIN_KEPT:.0%} of the gain"
 
 
 def _highest(points: Sequence[StrengthPoint]) -> StrengthPoint:
     """Return the point with the highest AP; of equals the strongest."""
     return max(points, key=lambda point: (point.ap, point.strength))
+
+
+def _most_kept(points: Sequence[StrengthPoint]) -> StrengthPoint:
+    """Return the point with the highest retention; of equals the one with the highest AP, then the strongest."""
+    return max(points, key=lambda point: (_share(point), point.ap, point.strength))
 
 
 def _keeping(points: Sequence[StrengthPoint], share: float) -> list[StrengthPoint]:

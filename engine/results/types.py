@@ -38,6 +38,9 @@ class StrengthCurve(Result):
     retention_images: int = Field(default=0, description="Images that retention was measured on.")
     points: tuple[StrengthPoint, ...] = Field(description="In the order of the strength, from 0 on.")
     reason: str = Field(description="Rule that chose the strength, in words.")
+    min_retention: float | None = Field(
+        default=None, description="Share of the base's zero-shot AP that the user required; None: none."
+    )
 
 
 class AdapterFile(Result):

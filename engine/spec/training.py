@@ -53,7 +53,8 @@ class RetentionSpec(SpecModel):
     min_share: Share | None = Field(
         default=None,
         description="Share of the zero-shot AP of the base that the strength of the adapter is chosen to keep, such as "
-        '"0.8", at any loss of gain. Default: as much as costs at most 5 % of the gain.',
+        '"0.8", at any loss of gain; if none keeps it, the most, with a warning. Default: as much as costs at most 5 % '
+        "of the gain.",
     )
 
     @model_validator(mode="after")

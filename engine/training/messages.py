@@ -9,6 +9,7 @@ from engine.dataset.checks.problem_catalogue import CATALOGUE
 from engine.dataset.checks.unreadable_images import Unreadable
 from engine.evaluation.conclusion import conclude_result
 from engine.results.events import better_than
+from engine.results.low_retention import retention_warning
 from engine.results.metrics import ApMetrics
 from engine.results.no_gain import ADVICE, has_no_gain
 from engine.results.trials import selection_sentence
@@ -85,6 +86,8 @@ def summary(result: TeacherResult) -> str:
         sentence += f". {concluded.remark}"
     if 0 < result.strength < 1 and result.strength_curve is not None:
         sentence += f". Strength {result.strength:g}: {result.strength_curve.reason}"
+    if (low := retention_warning(result)) is not None:
+        sentence += f". Warning: {low}"
     if has_no_gain(result.improved, as_base=result.strength == 0):
         sentence += f". {ADVICE}"
     return sentence

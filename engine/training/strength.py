@@ -6,8 +6,8 @@ evaluate their share of the images, and choose by the same metrics.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from engine.config import TrainingConfig
 from engine.evaluation.evaluate import Evaluation
@@ -48,8 +48,9 @@ class Strength:
 class _Measured:
     """Evaluations of the validation split, or a part of it, and metrics of the retention images, by strength."""
 
+    split: SplitData
+    base_ap: float
     val: dict[float, Evaluation] = field(default_factory=dict)
-    base_ap: float = -1.0
     retained: dict[float, ApMetrics] = field(default_factory=dict)
     retention_split: SplitData | None = None
 
@@ -58,6 +59,24 @@ class _Measured:
         if self.retention_split is not None:
             teacher = evaluator.teacher.asking(self.retention_split.dataset.classes)
             self.retained[strength] = _evaluate(evaluator, self.retention_split, strength, teacher=teacher).metrics
+
+    def measure(self, evaluator: Evaluator, strengths: Sequence[float], note: Callable[[str], None]) -> None:
+        """Measure AP and retention at each strength, as far as they are not known."""
+        for strength in strengths:
+            if strength not in self.val:
+                self.val[strength] = _evaluate(evaluator, self.split, strength)
+            if strength not in self.retained:
+                self.retain(evaluator, strength)
+            note(self.message(strength))
+
+    def curve(self, reason: str, min_retention: float | None) -> StrengthCurve:
+        return StrengthCurve(
+            images=len(self.split.paths),
+            retention_images=0 if self.retention_split is None else len(self.retention_split.paths),
+            points=self.points(),
+            reason=reason,
+            min_retention=min_retention,
+        )
 
     def points(self) -> tuple[StrengthPoint, ...]:
         aps = {0.0: self.base_ap} | {strength: found.metrics.ap for strength, found in self.val.items()}
@@ -88,7 +107,9 @@ def find_strength(
 ) -> Strength:
     """Measure the teacher's adapter, choose its strength, and set it.
 
-    The result is never worse than the base on the validation split: strength 0 is the base.
+    The result is never worse than the base on the validation split: strength 0 is the base. A large split is measured
+    in part; if the strength chosen by the part is not better than the base on the whole split, all strengths are
+    measured on the whole split, and the same rule chooses again. So 0 is chosen only by the whole split.
 
     Args:
         evaluator: Evaluates the teacher, which has its best adapter.
@@ -105,29 +126,35 @@ def find_strength(
     if not evaluator.teacher.name.traits.adapts_base:
         return Strength(1.0, None, evaluator.evaluate(val) if known is None else known[1.0])
     part, base_ap = val if known is not None else val.part(CURVE_IMAGES), before["val"].ap
-    measured = _Measured(base_ap=base_ap if part is val else _evaluate(evaluator, part, 0.0).metrics.ap)
+    part_ap = base_ap if part is val else _evaluate(evaluator, part, 0.0).metrics.ap
     strengths = sorted(set(training.strengths), reverse=True)
-    if retention_data is not None and len(strengths) > 1:
+    measured = _Measured(part, part_ap, {} if known is None else {one: known[one] for one in strengths})
+    if retention_data is not None and (len(strengths) > 1 or training.min_retention is not None):
         measured.retention_split = retention_data.split.part(CURVE_IMAGES)
         measured.retain(evaluator, 0.0)
-    for strength in strengths:
-        measured.val[strength] = known[strength] if known is not None else _evaluate(evaluator, part, strength)
-        measured.retain(evaluator, strength)
-        note(measured.message(strength))
-    points = measured.points()
-    value, reason = choose_strength(points, min_retention=training.min_retention)
-    found = measured.val.get(value) if part is val else None
-    found = found or _evaluate(evaluator, val, value)
-    if part is not val and value > 0 and 0 <= found.metrics.ap <= base_ap:
-        reason = f"{value:g} is better than the base on {len(part.paths)} images, but not on all {len(val.paths)}"
-        value, found = 0.0, _evaluate(evaluator, val, 0.0)
+    measured.measure(evaluator, strengths, note)
+    value, reason = choose_strength(measured.points(), min_retention=training.min_retention)
+    whole = measured if part is val else replace(measured, split=val, base_ap=base_ap, val={})
+    if whole is not measured:
+        if value > 0:
+            whole.val[value] = _evaluate(evaluator, val, value)
+        if value == 0 or 0 <= whole.val[value].metrics.ap <= base_ap:
+            note(f"{_no_gain(value, len(part.paths))}: measuring all strengths on all {len(val.paths)} images")
+            whole.measure(evaluator, strengths, note)
+            measured = whole
+            value, reason = choose_strength(measured.points(), min_retention=training.min_retention)
+    found = whole.val.get(value) or _evaluate(evaluator, val, value)
     apply_strength(evaluator.teacher, value)
-    split = measured.retention_split
-    retention_images = 0 if split is None else len(split.paths)
-    curve = StrengthCurve(images=len(part.paths), retention_images=retention_images, points=points, reason=reason)
-    if retention_data is None or split is not retention_data.split:
+    curve = measured.curve(reason, training.min_retention)
+    if retention_data is None or measured.retention_split is not retention_data.split:
         return Strength(value, curve, found)
     return Strength(value, curve, found, measured.retention(value, retention_data.source))
+
+
+def _no_gain(value: float, images: int) -> str:
+    if value == 0:
+        return f"no strength is better than the base on {images} images"
+    return f"{value:g} is better than the base on {images} images, but not on all"
 
 
 def _evaluate(evaluator: Evaluator, split: SplitData, strength: float, *, teacher: Model | None = None) -> Evaluation:

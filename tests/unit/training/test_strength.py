@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from together import together
-from toy import ToyTeacher, run_config, settings, training, write_toy_base, write_toy_data
+from toy import ToyTeacher, metrics, result_of, run_config, settings, training, write_toy_base, write_toy_data
 
 from engine.config import RunConfig
 from engine.config.model import SplitFilesConfig
 from engine.dataset import Sample, load_dataset, load_sample
 from engine.errors import InterruptedTrainingError
-from engine.evaluation.evaluate import evaluate
+from engine.evaluation.evaluate import Evaluation, evaluate
 from engine.models.lora import adapter_off
 from engine.results.events import Event
+from engine.results.low_retention import retention_warning
+from engine.results.metrics import ApMetrics
 from engine.results.model_card import model_card
 from engine.results.no_gain import warning
 from engine.results.outcome import TeacherOutcome
-from engine.results.types import TeacherResult
+from engine.results.types import Retention, StrengthCurve, StrengthPoint, TeacherResult
 from engine.spec import TeacherName
 from engine.teachers import REGISTRY, load_adapted
 from engine.training import TeacherTrainer
 from engine.training import strength as strength_module
+from engine.training.data.annotated_splits import SplitData
 from engine.training.distributed import Processes
+from engine.training.evaluation import Evaluator
 from engine.training.messages import summary
 
 FOLDER = "teachers/grounding_dino_lora"
@@ -143,6 +150,49 @@ def test_a_run_that_cannot_gain_publishes_its_base(toy_data: Path, tmp_path: Pat
         assert one.scores.tolist() == other.scores.tolist()
 
 
+def test_a_required_retention_is_measured_at_a_single_strength_and_its_lack_is_reported(
+    toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(source: str, *, base: ApMetrics, adapted: ApMetrics) -> Retention:
+        share = 1.0 if adapted == base else 0.5
+        return Retention(source=source, prompts=(), base=base, adapted=adapted, share=share)
+
+    monkeypatch.setattr(strength_module, "retention", half)
+    config = config_of(toy_data, epochs=6, common={"strengths": (1.0,), "min_retention": 0.99})
+    result = TeacherTrainer(config, work_dir=tmp_path).train()
+    curve = result.strength_curve
+    assert curve is not None
+    assert result.retention is not None
+    assert [point.retention for point in curve.points] == [1, 0.5]
+    assert (result.strength, curve.min_retention) == (1, 0.99)
+    assert curve.reason == "highest retention; none that is better than the base keeps 99% of the base's zero-shot AP"
+    said = "keeps 50.0% of the base's zero-shot AP, and training.retention.minShare requires 99%"
+    for text in (retention_warning(result), summary(result), model_card(result, config, versions={})):
+        assert said in (text or "").replace("&#x27;", "'")
+
+
+def test_a_lack_of_retention_is_warned_of_where_a_share_is_required() -> None:
+    def curve(required: float | None) -> StrengthCurve:
+        return StrengthCurve(images=9, points=(), reason="", min_retention=required)
+
+    def kept(share: float) -> Retention:
+        return Retention(source="", prompts=(), base=metrics(0.2), adapted=metrics(0.1), share=share)
+
+    def warned(required: float | None, share: float | None, strength: float = 1.0) -> str | None:
+        retention = None if share is None else kept(share)
+        changes = {"retention": retention, "strength": strength, "strength_curve": curve(required)}
+        return retention_warning(result_of(TeacherName.GROUNDING_DINO, **changes))
+
+    assert warned(None, 0.1) is None
+    assert warned(0.0, None) is None
+    assert warned(0.8, 0.8) is None
+    assert warned(0.8, 1.0, strength=0.0) is None
+    assert "keeps 50.0%" in (warned(0.8, 0.5) or "")
+    assert "could not be measured" in (warned(0.8, None) or "")
+    assert "could not be measured" in (warned(0.8, -1.0) or "")
+    assert retention_warning(result_of(TeacherName.GROUNDING_DINO)) is None
+
+
 def test_a_large_split_is_measured_in_part_and_judged_as_a_whole(
     toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,10 +204,67 @@ def test_a_large_split_is_measured_in_part_and_judged_as_a_whole(
     assert (result.after.images, result.retention and result.retention.adapted.images) == (24, 30)
     assert (result.strength, result.strength_curve.reason) == (1, "by a few images")
     assert result.after.ap > result.before.ap
-    result = TeacherTrainer(cannot_gain(toy_data), work_dir=tmp_path / "none").train()
+
+
+def on_part(monkeypatch: pytest.MonkeyPatch, strength: float) -> None:
+    """Measure a part of the validation split, and choose a strength by it; the whole split chooses by the rule."""
+    choose = strength_module.choose_strength
+    calls = itertools.count()
+
+    def chosen(points: Sequence[StrengthPoint], **rule: Any) -> tuple[float, str]:
+        return choose(points, **rule) if next(calls) else (strength, "by a few images")
+
+    monkeypatch.setattr(strength_module, "CURVE_IMAGES", 3)
+    monkeypatch.setattr(strength_module, "choose_strength", chosen)
+
+
+@pytest.mark.parametrize("by_part", [0.0, 1.0])
+def test_only_the_whole_split_shows_that_nothing_is_better(
+    toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_part: float
+) -> None:
+    on_part(monkeypatch, by_part)
+    result = TeacherTrainer(cannot_gain(toy_data), work_dir=tmp_path).train()
     assert (result.strength, result.after) == (0, result.before)
     assert result.strength_curve is not None
-    assert result.strength_curve.reason == "1 is better than the base on 3 images, but not on all 24"
+    assert result.strength_curve.images == 24
+    assert [point.strength for point in result.strength_curve.points] == [0.0, *STRENGTHS]
+    assert result.strength_curve.reason.startswith("none is better than the base")
+
+
+def test_no_gain_on_a_part_of_the_split_does_not_discard_a_gain_on_the_whole(
+    toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_part(monkeypatch, 0.0)
+    notes: list[str] = []
+    trainer = TeacherTrainer(
+        config_of(toy_data, epochs=6), work_dir=tmp_path, listeners=[lambda event: notes.append(event.message or "")]
+    )
+    result = trainer.train()
+    best = max(point.ap for point in result.history if point.ap is not None)
+    assert best > result.before.ap, "otherwise this tests nothing"
+    assert result.strength > 0
+    assert result.after.ap >= result.before.ap + 0.95 * (best - result.before.ap)
+    assert result.strength_curve is not None
+    assert (result.strength_curve.images, result.after.images) == (24, 24)
+    assert "no strength is better than the base on 3 images: measuring all strengths on all 24 images" in notes
+
+
+def test_a_strength_that_is_worse_on_the_whole_split_gives_way_to_another(
+    toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_part(monkeypatch, 0.25)
+    evaluate_at = strength_module._evaluate
+
+    def bad_at_a_quarter(evaluator: Evaluator, split: SplitData, strength: float, **how: Any) -> Evaluation:
+        found = evaluate_at(evaluator, split, strength, **how)
+        if strength != 0.25:
+            return found
+        return replace(found, metrics=found.metrics.model_copy(update={"ap": 0.0}))
+
+    monkeypatch.setattr(strength_module, "_evaluate", bad_at_a_quarter)
+    result = TeacherTrainer(config_of(toy_data, epochs=6), work_dir=tmp_path).train()
+    assert result.strength > 0.25
+    assert result.after.ap > result.before.ap
 
 
 def test_without_retention_data_ap_decides(toy_data: Path, tmp_path: Path) -> None:
