@@ -95,7 +95,7 @@ class TrialResult(Result):
     ap_before: float = Field(description="AP of the base on the validation images.")
     ap: float | None = Field(
         description="AP of the best adapter on the validation images, which chose it; of a fold, at the published "
-        "strength. None: the loss diverged."
+        "strength. None: the training failed."
     )
     validation_images: int = Field(description="Images that AP was measured on.")
     best_epoch: float = Field(default=0, description="Passes over the training images at the best adapter.")

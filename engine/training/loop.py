@@ -92,7 +92,7 @@ class Loop:
         Raises:
             InterruptedTrainingError: SIGTERM or Ctrl-C arrived; a checkpoint is written.
             LossNotFiniteError: The loss became NaN or infinite.
-            OutOfGpuMemoryError: The GPU has too little memory even for half a batch.
+            OutOfGpuMemoryError: The GPU has too little memory even for half a batch; a checkpoint is written.
         """
         while True:
             with closing(self.hooks.batches(self.steps, self.progress.step)) as batches:  # the block ends its workers
@@ -184,7 +184,9 @@ class Loop:
         """
         size = self.steps.largest_batch
         if size == 1 or self.progress.micro_batch_size is not None:
-            raise memory_error(self.teacher, self.settings, fits=self._what_fits(size))
+            fits = self._what_fits(size)
+            self._checkpoint_at_the_end()
+            raise memory_error(self.teacher, self.settings, fits=fits)
         half = math.ceil(size / 2)
         self._keep_less()
         self.steps, self.progress = replace(self.steps, micro_batch_size=half), self._updated(micro_batch_size=half)

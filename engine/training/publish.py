@@ -137,12 +137,18 @@ def _published_result(
 
 
 def _with_best_adapter(error: LossNotFiniteError, folder: Path, *, storage: Storage, uri: str) -> LossNotFiniteError:
-    """Upload the best adapter of a failed run, and return the error with its URI."""
+    """Upload the best adapter of a failed run, or of each of its trainings, and return the error with their URIs."""
+    trainings = sorted(path.name for path in (folder / LAST).glob("*") if path.is_dir())
+    places = [(folder, uri), *((folder / LAST / name, join(uri, name)) for name in trainings)]
     try:
-        uploaded = upload_best_adapter(folder, storage=storage, uri=uri)
+        found = [upload_best_adapter(place, storage=storage, uri=target) for place, target in places]
     except StorageError as failure:
         return LossNotFiniteError(f"{error} at {folder} only, because the upload failed: {failure}")
-    return error if uploaded is None else LossNotFiniteError(f"{error} at {uploaded}")
+    alone, *others = found
+    uploaded = [one for one in others if one is not None]
+    if alone is not None:
+        return LossNotFiniteError(f"{error} at {alone}")
+    return LossNotFiniteError(f"{error}. Best adapters: {', '.join(uploaded)}") if uploaded else error
 
 
 def publish_result(

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from engine.config import ModelSettings
-from engine.errors import LossNotFiniteError
+from engine.errors import LossNotFiniteError, OutOfGpuMemoryError, TeacherError
 from engine.evaluation.evaluate import Evaluation
 from engine.layout import FINAL, FOLD, TRIAL
 from engine.results.events import Event, Listener
@@ -78,11 +78,13 @@ def _sweep(context: TrainingContext, shared: SharedData, curves: Listener, files
     """Train every trial, and publish the adapter of the best one.
 
     Raises:
-        LossNotFiniteError: The loss of every trial diverged.
+        OutOfGpuMemoryError: No trial fits into memory.
+        LossNotFiniteError: Every trial failed, and the loss of at least one diverged.
     """
     settings = [context.settings.of_trial(index) for index in range(len(context.settings.trials))]
     steps = [_steps(one, shared.splits) for one in settings]
     results: list[TrialResult] = []
+    failures: set[type[TeacherError]] = set()
     baseline: Baseline | None = None
     for index, (one, values) in enumerate(zip(settings, context.settings.trials, strict=True)):
         name, position = TRIAL.format(index + 1), Position.of(index, steps, best_ap=_best(results))
@@ -90,11 +92,13 @@ def _sweep(context: TrainingContext, shared: SharedData, curves: Listener, files
         ended = _train(own, shared, baseline, values=values)
         baseline = baseline or ended.run.baseline
         results.append(ended.result)
+        failures |= set() if ended.failure is None else {ended.failure}
         del ended
         _free_memory()
     best = _best(results)
     if best is None:
-        raise LossNotFiniteError("; ".join(trial_sentence(trial) for trial in results))
+        kind = failures.pop() if len(failures) == 1 else LossNotFiniteError
+        raise kind("; ".join(trial_sentence(trial) for trial in results))
     index = next(index for index, trial in enumerate(results) if trial.ap == best)
     results[index] = results[index].model_copy(update={"chosen": True})
     position = Position(index + 1, len(steps), sum(steps) - steps[index], sum(steps), best)  # all steps are done
@@ -110,6 +114,7 @@ def _cross_validate(context: TrainingContext, shared: SharedData, curves: Listen
     """Train on each fold, then on all of them.
 
     Raises:
+        OutOfGpuMemoryError: A training does not fit into memory.
         LossNotFiniteError: The loss of a training diverged.
     """
     splits = shared.splits
@@ -122,8 +127,8 @@ def _cross_validate(context: TrainingContext, shared: SharedData, curves: Listen
         curves_of_fold = _curves(context, name, files)
         own = _training(context, name, context.settings, Position.of(index, steps), curves=curves_of_fold)
         ended = _train(own, replace(shared, splits=fold, detected=detected_in_fold(shared, fold)), None)
-        if ended.result.ap is None:
-            raise LossNotFiniteError(trial_sentence(ended.result))
+        if ended.failure is not None:
+            raise ended.failure(trial_sentence(ended.result))
         with own.watched(ended.run.model.release_memory) as stop:
             evaluator = build_evaluator(own, ended.run.model, stop)
             for strength, evaluated in parts.items():
@@ -158,12 +163,14 @@ class _Ended:
         result: Its result.
         start: Checkpoint that it started from.
         progress: Its progress.
+        failure: Kind of its failure; None: it has not failed. The error itself would hold the memory of the training.
     """
 
     run: PreparedRun
     result: TrialResult
     start: Checkpoint
     progress: Progress
+    failure: type[TeacherError] | None = None
 
 
 def _train(
@@ -176,6 +183,8 @@ def _train(
     note: bool = True,
 ) -> _Ended:
     """Train to the end, or resume; a training that has ended is only loaded.
+
+    A loss that diverges, or a lack of memory, ends this training only, with the progress of its last checkpoint.
 
     Args:
         context: The training.
@@ -191,28 +200,34 @@ def _train(
     with context.watched(run.model.release_memory) as stop:
         start = checkpoint or context.processes.decided(partial(first_checkpoint, context, run))
         evaluator = build_evaluator(context, run.model, stop)
-        failure = ""
+        failure: type[TeacherError] | None = None
+        reason = ""
         try:
             measured = None if estimate is None else estimate.metrics
             progress = optimize(context, run, start, evaluator, stop, measured=measured)
-        except LossNotFiniteError as error:
-            failure, progress = str(error), start.progress
+        except (LossNotFiniteError, OutOfGpuMemoryError) as error:
+            several = context.processes.rank.size > 1
+            if several and (error.__cause__ is not None or context.processes.failure_shared):
+                raise  # of torch, in one process alone
+            failure, reason = type(error), str(error)
+            last = partial(last_checkpoint, context.checkpoints, lambda message: None)
+            progress = context.processes.decided(lambda: (last() or start).progress)
         stop.check()  # after the last step of a training, the loop ignores a signal
     result = TrialResult(
         name=context.trial,
         settings=dict(values or {}),
         ap_before=start.before["val"].ap,
-        ap=None if failure else progress.best_ap,
+        ap=progress.best_ap if failure is None else None,
         validation_images=len(run.splits.val.dataset),
         best_epoch=run.steps.epochs_at(progress.best_step),
         epochs=run.steps.epochs_at(progress.step),
         images=round(run.steps.epochs_at(progress.step) * run.steps.images),
         seconds=progress.seconds,
-        failure=failure,
+        failure=reason,
     )
     if not context.published:
         context.note(trial_sentence(result))
-    return _Ended(run, result, start, progress)
+    return _Ended(run, result, start, progress, failure)
 
 
 def _publish(
@@ -224,8 +239,8 @@ def _publish(
 ) -> TeacherResult:
     """Evaluate the adapter and write the result of the teacher."""
     run = ended.run
-    if ended.result.ap is None:
-        raise LossNotFiniteError(ended.result.failure)
+    if ended.failure is not None:
+        raise ended.failure(ended.result.failure)
     with context.watched(run.model.release_memory) as stop:
         evaluator = build_evaluator(context, run.model, stop)
         return finish(context, run, ended.start, ended.progress, evaluator, trials=trials, estimates=estimates)

@@ -19,16 +19,19 @@ from toy import ToyTeacher, run_config, settings, training, write_toy_base, writ
 
 from engine.config import RunConfig
 from engine.dataset import Sample, inspect_dataset, load_dataset, load_sample
-from engine.errors import InterruptedTrainingError, LossNotFiniteError
+from engine.errors import InterruptedTrainingError, LossNotFiniteError, OutOfGpuMemoryError
 from engine.evaluation.evaluate import evaluate
 from engine.layout import RunLayout
 from engine.models.lora import AdapterCard
+from engine.plan import TrainingRun
 from engine.results.events import Event
 from engine.results.types import TeacherResult
 from engine.spec import TeacherName
 from engine.storage import Storage
 from engine.teachers import REGISTRY, load_adapted
 from engine.training import TeacherTrainer
+from engine.training.loop import Loop
+from engine.training.publish import train_and_publish
 
 FOLDER = "teachers/grounding_dino_lora"
 RATES = (1e-3, 3e-2)
@@ -152,6 +155,96 @@ def test_a_sweep_whose_trials_all_diverge_fails_with_their_reasons(
     diverge(monkeypatch, after=0)
     with pytest.raises(LossNotFiniteError, match=r"trial-1 \(learning_rate 0.001\): .*; trial-2 "):
         TeacherTrainer(sweep(toy_data), work_dir=tmp_path).train()
+
+
+def lack_memory(monkeypatch: pytest.MonkeyPatch, *, trials: tuple[float, ...] = RATES, after: int = 7) -> None:
+    """Make the GPU lack memory after some calls, in trainings with these learning rates."""
+    loss, rate, calls = ToyTeacher.loss, Loop.__init__, itertools.count()
+    current: list[float] = []
+
+    def begin(self: Loop, *args: Any, **kwargs: Any) -> None:
+        current[:] = [kwargs["settings"].learning_rate]
+        rate(self, *args, **kwargs)
+
+    def lacking(self: ToyTeacher, batch: Any, *, count: float) -> Any:
+        if current[0] in trials and next(calls) >= after:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return loss(self, batch, count=count)
+
+    monkeypatch.setattr(Loop, "__init__", begin)
+    monkeypatch.setattr(ToyTeacher, "loss", lacking)
+
+
+def test_a_trial_that_lacks_memory_is_left_out(toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lack_memory(monkeypatch, trials=RATES[:1])
+    result = TeacherTrainer(sweep(toy_data), work_dir=tmp_path).train()
+    assert [trial.ap is None for trial in result.trials] == [True, False]
+    assert [trial.chosen for trial in result.trials] == [False, True]
+    assert "too little memory for GroundingDino" in result.trials[0].failure
+    assert 0 < result.trials[0].images < result.trials[1].images
+
+
+def test_a_sweep_fails_for_lack_of_memory_only_if_no_trial_fits(
+    toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        lack_memory(patch)
+        with pytest.raises(OutOfGpuMemoryError, match=r"trial-1 .* too little memory .*; trial-2 .* too little memory"):
+            TeacherTrainer(sweep(toy_data), work_dir=tmp_path / "memory").train()
+    diverge(monkeypatch, after=0)
+    lack_memory(monkeypatch, trials=RATES[1:], after=0)
+    with pytest.raises(
+        LossNotFiniteError, match=r"trial-1 .* lower the learning rate .*; trial-2 .* too little memory"
+    ):
+        TeacherTrainer(sweep(toy_data), work_dir=tmp_path / "both").train()
+
+
+def test_a_fold_that_lacks_memory_fails_with_the_exit_code_for_it(
+    toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(toy_data, folds=2)
+    settings = config.teachers.of(TeacherName.GROUNDING_DINO)
+    assert settings is not None
+    lack_memory(monkeypatch, trials=(settings.learning_rate,))
+    with pytest.raises(OutOfGpuMemoryError, match=r"^fold-1: .*too little memory"):
+        TeacherTrainer(config, work_dir=tmp_path).train()
+
+
+@pytest.mark.parametrize("failure", ["divergence", "memory"])
+def test_a_failed_trial_has_the_same_progress_after_a_resume(
+    toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: str
+) -> None:
+    diverge(monkeypatch, after=32) if failure == "divergence" else lack_memory(monkeypatch, trials=RATES[1:])
+    config = sweep(toy_data)
+    whole = TeacherTrainer(config, work_dir=tmp_path / "whole").train()
+    failed = whole.trials[1]
+    assert failed.failure
+    assert (failed.images > 0, failed.epochs > 0, failed.seconds > 0) == (True, True, True)
+    last = f"{FOLDER}/last"
+    shutil.copytree(tmp_path / "whole" / last, tmp_path / "resumed" / last)
+    result = TeacherTrainer(config, work_dir=tmp_path / "resumed").train()
+    timeless = [[trial.model_copy(update={"seconds": 0}) for trial in one.trials] for one in (result, whole)]
+    assert timeless[0] == timeless[1]
+    assert result.trials[1].seconds >= failed.seconds
+
+
+def test_the_best_adapters_of_trials_that_all_diverge_are_left_in_storage(
+    toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diverge(monkeypatch, after=14)
+    config = sweep(toy_data).model_copy(update={"output": str(tmp_path / "output")})
+    said = r"adapter so far is kept; trial-2 .* there is no adapter yet\. Best adapters: "
+    with pytest.raises(LossNotFiniteError, match=said) as failure:
+        train_and_publish(
+            TrainingRun(TeacherName.GROUNDING_DINO, config),
+            storage=Storage(),
+            listener=lambda event: None,
+            work_dir=tmp_path / "work",
+            cache=tmp_path / "cache",
+        )
+    uri = str(failure.value).rpartition(": ")[2]
+    assert uri.endswith("/last/trial-1/best")
+    assert load_adapted(uri).classes == ("red", "green")
 
 
 def killer(trial: int, step: int) -> Any:
