@@ -61,12 +61,9 @@ def artifact_of(
     return load_artifact(folder / next(iter(parts.values())), threads=1)
 
 
-def products_in(file: Path, scopes: Sequence[str]) -> list[str]:
-    """Names of the matrix products and convolutions of an ONNX file that lie in one of the scopes."""
-    import onnx
-
-    nodes = onnx.load(file).graph.node
-    names = [node.name for node in nodes if node.op_type in ("MatMul", "Conv", "Gemm")]
+def products_in(model: Any, scopes: Sequence[str]) -> list[str]:
+    """Names of the matrix products and convolutions of an ONNX model that lie in one of the scopes."""
+    names = [node.name for node in model.graph.node if node.op_type in ("MatMul", "Conv", "Gemm")]
     return [name for name in names if any(re.match(scope, name) for scope in scopes)]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,8 +117,8 @@ def load_weights(library: Any, folder: Path, config: Any, **options: Any) -> tup
     Raises:
         BaseModelError: The model is larger than its weights.
     """
-    check_size(folder, lambda: library(config))
-    with _without_report():
+    with _quiet_library():
+        check_size(folder, lambda: library(config))
         model, report = library.from_pretrained(
             folder,
             config=config,
@@ -131,13 +132,15 @@ def load_weights(library: Any, folder: Path, config: Any, **options: Any) -> tup
 
 
 @contextmanager
-def _without_report() -> Iterator[None]:
-    """Keep the library from printing the weights that differ: callers check its report, and new heads are expected."""
+def _quiet_library() -> Iterator[None]:
+    """Keep the library from printing what no user can change: new heads, which callers check, and widths of a base."""
     logger = logging.getLogger("transformers")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="You'd better set embed_dim")
+            yield
     finally:
         logger.setLevel(level)
 

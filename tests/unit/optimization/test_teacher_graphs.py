@@ -19,6 +19,7 @@ from engine.dataset.images.preprocessing import from_cxcywh_normalized
 from engine.dataset.types import Sample
 from engine.errors import ConfigError
 from engine.models.lora import attach, trainable_parameters
+from engine.optimization.export import to_onnx
 from engine.spec import LoraPreset
 from engine.teachers.grounding_dino.model import GroundingDino
 from engine.teachers.sam.model import Sam
@@ -59,9 +60,11 @@ def test_the_classes_are_constants_of_the_graph(tmp_path) -> None:
     artifact_of(shipped(), tmp_path, [(96, 128)])
     graph = onnx.load(tmp_path / "detector.onnx").graph
     assert {one.name for one in graph.input} == {"pixel_values", "pixel_mask"}
-    for scopes in shipped().graphs(None, [(96, 128)])[0].quantized:
-        assert products_in(tmp_path / "detector.onnx", scopes)
-        assert not [name for name in products_in(tmp_path / "detector.onnx", scopes) if "decoder" in name]
+    (whole,) = shipped().graphs(None, [(96, 128)])
+    reference = to_onnx(whole)
+    for scopes in whole.quantized:
+        assert products_in(reference, scopes)
+        assert not [name for name in products_in(reference, scopes) if "decoder" in name]
     words = shipped().model.config.text_config.vocab_size
     assert all(words not in tensor.dims for tensor in graph.initializer), "the text encoder is still there"
 
@@ -114,7 +117,8 @@ def test_sam_is_encoder_and_decoder_with_the_same_masks(tmp_path, load) -> None:
     for ours, theirs in zip(found.masks or [], expected.masks or [], strict=True):
         assert ours["counts"] == theirs["counts"]
     encoder, decoder = teacher.graphs(None, [])
-    many, few = (products_in(tmp_path / "encoder.onnx", scopes) for scopes in encoder.quantized)
+    reference = to_onnx(encoder)
+    many, few = (products_in(reference, scopes) for scopes in encoder.quantized)
     assert len(many) > len(few) > 0
     assert decoder.quantized == ((), ())
 
