@@ -90,18 +90,21 @@ lock: $(INSTALLED)  ## resolve pyproject.toml into requirements.lock, and take t
 	$(LOCK) --extra train --extra optimize --extra operator --extra dev --extra docs $(LOCK_FLAGS) pyproject.toml --output-file requirements.lock
 	$(LOCK) --constraint requirements.lock --extra operator pyproject.toml --output-file requirements-operator.lock
 	$(LOCK) --constraint requirements.lock --extra train pyproject.toml --output-file trainer_image/requirements.lock
+	$(LOCK) --constraint requirements.lock --extra train --extra optimize --no-emit-package triton pyproject.toml --output-file optimizer_image/requirements.lock
 	printf 'setuptools\nuv\n' | $(LOCK) --constraint requirements.lock - --output-file requirements-build.lock
 
-images:  ## build both images; optional: BUILDAH=docker, IMAGE_FLAGS, BASE=name@sha256:…, IMAGE_TAG
+images:  ## build the images; optional: BUILDAH=docker, IMAGE_FLAGS, BASE=name@sha256:…, IMAGE_TAG
 	$(IMAGE) -t operator:$(IMAGE_TAG) .
 	$(IMAGE) -f trainer_image/Dockerfile -t trainer:$(IMAGE_TAG) .
+	$(IMAGE) -f optimizer_image/Dockerfile -t optimizer:$(IMAGE_TAG) .
 
 wheel: $(INSTALLED)  ## build the wheel into dist
 	$(BIN)/uv build --quiet --wheel --build-constraints requirements-build.lock --require-hashes --out-dir dist .
 
-sbom: $(INSTALLED)  ## write bills of materials (CycloneDX) of both built images to out/sbom
+sbom: $(INSTALLED)  ## write bills of materials (CycloneDX) of the built images to out/sbom
 	$(SBOM) operator:$(IMAGE_TAG) --lock requirements-operator.lock --output out/sbom/operator.cdx.json
 	$(SBOM) trainer:$(IMAGE_TAG) --lock trainer_image/requirements.lock --output out/sbom/trainer.cdx.json
+	$(SBOM) optimizer:$(IMAGE_TAG) --lock optimizer_image/requirements.lock --output out/sbom/optimizer.cdx.json
 
 cluster-test: $(INSTALLED)  ## install and run everything on a real cluster on this machine; WALKTHROUGH=file records it
 	tests/e2e/one-machine.sh

@@ -21,8 +21,12 @@ import yaml
 from engine.storage import Storage, StorageOptions
 
 ROOT = Path(__file__).resolve().parents[2]
-IMAGES = {"operator": "requirements-operator.lock", "trainer": "trainer_image/requirements.lock"}
-HOW = "`make images` builds both; docs/images.md says how without a registry"
+IMAGES = {
+    "operator": "requirements-operator.lock",
+    "trainer": "trainer_image/requirements.lock",
+    "optimizer": "optimizer_image/requirements.lock",
+}
+HOW = "`make images` builds them; docs/images.md says how without a registry"
 PODMAN = ("podman", "--runtime", "runc", "--cgroup-manager", "cgroupfs")
 RESTRICTED = (
     *("--network", "host", "--memory", "2g", "--ulimit", "nofile=1024:2048", "--ulimit", "nproc=1000:1000"),
@@ -40,7 +44,7 @@ RESTRICTED = (
     ),
 )
 MEGABYTE = 10**6
-SIZE_LIMITS = {"operator": 200 * MEGABYTE, "trainer": 7000 * MEGABYTE}
+SIZE_LIMITS = {"operator": 200 * MEGABYTE, "trainer": 7000 * MEGABYTE, "optimizer": 4800 * MEGABYTE}
 START_LIMIT = 5.0
 """Seconds to the first line of help, on a machine that does other things too."""
 
@@ -106,7 +110,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module", autouse=True)
 def images() -> None:
-    """Both images, built from what lies here; anything else would test something else."""
+    """All images, built from what lies here; anything else would test something else."""
     if shutil.which("podman") is None or shutil.which("runc") is None:
         pytest.skip(f"no podman with runc here; {HOW}")
     for image, lock in IMAGES.items():
@@ -152,6 +156,7 @@ def test_an_image_is_as_small_as_stated(image: str, capsys: pytest.CaptureFixtur
         ("operator", ("teacher", "--help")),
         ("trainer", ("teacher", "--help")),
         ("trainer", ("teacher", "doctor")),
+        ("optimizer", ("teacher", "--help")),
     ],
 )
 def test_an_image_starts_fast(image: str, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
@@ -300,6 +305,42 @@ def test_what_the_operators_image_prepares_the_trainers_trains_and_evaluates(s3:
         assert json.loads(run("trainer", *words)).keys() == {"base", "adapted"}
 
 
+def test_the_optimizers_image_exports_what_the_trainers_tuned_and_measures_it(s3: str, request_folder: Path) -> None:
+    run_uri = prepare(request_folder)
+    run("trainer", *train(run_uri, "Sam"))
+    data = ("--data", f"{s3}/data/annotations.json", "--images", f"{s3}/data/images/")
+    # More loss than ever allowed: this holds that each runtime works, not how well.
+    formats = ("--format", "onnx", "--format", "openvino-int8", "--max-ap-drop", "0.2", "--threads", "1")
+    run(
+        "optimizer",
+        "teacher",
+        "optimize",
+        "--adapters",
+        run_uri,
+        *data,
+        *formats,
+        "--output",
+        f"{s3}/edge",
+        "--teacher",
+        "Sam",
+    )
+    for name in ("encoder.onnx", "encoder.int8.xml"):
+        found = run("optimizer", "teacher", "evaluate", "--artifact", f"{s3}/edge/sam/{name}", *data, "--json")
+        assert json.loads(found)["images"] == 12
+    artifact = ("--artifact", f"{s3}/edge/sam/encoder.onnx", "--threads", "1", "--json")
+    assert json.loads(run("optimizer", "teacher", "benchmark", *artifact))["engine"].keys() == {"encoder", "decoder"}
+
+
+def test_torch_computes_in_the_optimizers_image_without_triton_and_without_a_gpu() -> None:
+    program = """
+import importlib.util, torch
+assert importlib.util.find_spec("triton") is None
+assert not torch.cuda.is_available()
+torch.linalg.svd(torch.nn.functional.conv2d(torch.randn(1, 3, 8, 8), torch.randn(4, 3, 3, 3)).flatten(1))
+"""
+    run("optimizer", "python", "-c", program)
+
+
 def test_processes_of_a_trainer_find_each_other() -> None:
     program = """
 from engine.training.distributed import joined
@@ -361,4 +402,4 @@ def test_all_that_an_image_holds_is_listed_and_pinned(image: str, lock: str, tmp
     components = json.loads(output.read_text())["components"]
     listed = {one["purl"].split("@")[0] for one in components}
     assert {"pkg:deb/debian/libc6", "pkg:pypi/teacher-finetune", "pkg:generic/python"} <= listed
-    assert ("pkg:pypi/torch" in listed) == (image == "trainer")
+    assert ("pkg:pypi/torch" in listed) == (image != "operator")

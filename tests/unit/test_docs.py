@@ -58,7 +58,7 @@ def test_every_relative_link_leads_to_a_file_and_to_a_heading_of_it(file: Path) 
 @pytest.mark.parametrize("file", MARKDOWN, ids=lambda file: str(file.relative_to(ROOT)))
 def test_every_file_that_is_named_exists(file: Path) -> None:
     spans = re.findall(r"`([^`\n]+)`", file.read_text(encoding="utf-8"))
-    folders = "benchmarks|config|crds|docs|engine|examples|helm|operator|tests|trainer_image"
+    folders = "benchmarks|config|crds|docs|engine|examples|helm|operator|optimizer_image|tests|trainer_image"
     paths = {span.rstrip("/") for span in spans if re.fullmatch(rf"(?:{folders})/[\w./-]+", span)}
     assert {path for path in paths if not (ROOT / path).exists() and "NAME" not in path} == set()
     tests = {span for span in spans if re.fullmatch(r"test_\w+\.py", span)}

@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-IMAGES = ("requirements-operator.lock", "trainer_image/requirements.lock", "requirements-build.lock")
+IMAGES = (
+    "requirements-operator.lock",
+    "trainer_image/requirements.lock",
+    "optimizer_image/requirements.lock",
+    "requirements-build.lock",
+)
 
 
 def pins(path: Path) -> dict[str, set[str]]:
@@ -31,6 +36,13 @@ def test_every_pin_of_an_image_is_in_the_lock_with_the_same_hashes(lock: str) ->
 
 
 def test_the_operator_is_without_torch_and_the_trainer_without_the_cluster() -> None:
-    operator, trainer = ({pin.split("==")[0] for pin in pins(ROOT / lock)} for lock in IMAGES[:2])
+    operator, trainer, _, _ = ({pin.split("==")[0] for pin in pins(ROOT / lock)} for lock in IMAGES)
     assert not operator & {"torch", "torchvision", "transformers", "peft", "opencv-python-headless"}
     assert not trainer & {"kopf", "kubernetes", "nncf", "onnx", "onnxruntime", "openvino"}
+
+
+def test_the_optimizer_is_the_trainer_with_its_runtimes_and_without_triton() -> None:
+    trainer, optimizer = ({pin.split("==")[0] for pin in pins(ROOT / lock)} for lock in IMAGES[1:3])
+    assert trainer - optimizer == {"triton"}
+    assert optimizer - trainer >= {"nncf", "onnx", "onnxruntime", "openvino"}
+    assert not optimizer & {"kopf", "kubernetes"}

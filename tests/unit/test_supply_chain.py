@@ -77,7 +77,7 @@ def test_every_image_that_a_workflow_names_is_pinned_by_its_digest(file: Path) -
 
 
 def test_both_images_are_built_on_one_base_that_is_pinned_by_its_digest() -> None:
-    assert len(DOCKERFILES) == 2
+    assert len(DOCKERFILES) == 3
     bases = {re.search(r"^ARG BASE=(\S+)$", file.read_text(), re.MULTILINE)[1] for file in DOCKERFILES}  # type: ignore[index]
     assert len(bases) == 1
     assert DIGEST.search(bases.pop())
