@@ -28,6 +28,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,9 @@ def train_once(options: argparse.Namespace) -> None:
         },
         by_name=True,
     )
-    config = generate_distill_config(inspect_request(spec.dataset, storage=Storage()), spec)
+    digest = "" if unlabelled is None else sha256(Path(unlabelled["labels"]).read_bytes()).hexdigest()
+    info = inspect_request(spec.dataset, storage=Storage())
+    config = generate_distill_config(info, spec, labels_digest=digest)
     folder = work / options.method
     shutil.rmtree(folder, ignore_errors=True)
     begin = time.monotonic()
