@@ -38,6 +38,9 @@ Feeds = list[dict[str, NDArray[Any]]]
 CALIBRATED = {"int8": 0, "int8, 16 bit rest": 0, "int8, fewer layers": 1}
 """Settings with 8 bit activations, and the index of their scopes in :attr:`Graph.quantized`."""
 
+SCALE = "_int8_scale"
+"""End of the names of the scales of 8 bit weights."""
+
 LEAST_WEIGHTS = 256
 """Numbers of the smallest constant that is stored in fewer bits."""
 
@@ -145,7 +148,7 @@ def half_weights(model: Any) -> Any:
     graph = model.graph
     scales = {
         name for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear") for name in node.input
-    }
+    } | {name for name in (one.name for one in graph.initializer) if name.endswith(SCALE)}
     casts = []
     for tensor in graph.initializer:
         values = onnx.numpy_helper.to_array(tensor)
@@ -163,7 +166,9 @@ def half_weights(model: Any) -> Any:
 def eight_bit_weights(model: Any, nodes: Set[str]) -> Any:
     """Return an ONNX model in which the matrices and kernels of these nodes are stored in 8 bit.
 
-    Weights are symmetric with one scale per output channel; runtimes fold their conversion to float32 at load time.
+    Weights are symmetric with one scale per output channel. They are converted by ``Cast`` and ``Mul``, which runtimes
+    fold at load time: ONNX Runtime would fuse ``DequantizeLinear`` with a matrix product into one that rounds its
+    activations to 8 bit too.
     """
     onnx = require("onnx")
     model = _copy(model)
@@ -182,9 +187,9 @@ def eight_bit_weights(model: Any, nodes: Set[str]) -> Any:
         others = tuple(i for i in range(values.ndim) if i != axis)
         scale = np.maximum(np.abs(values).max(axis=others, keepdims=True) / 127, np.finfo(np.float32).tiny)
         tensor.CopyFrom(onnx.numpy_helper.from_array(np.round(values / scale).astype(np.int8), f"{name}_int8"))
-        graph.initializer.append(onnx.numpy_helper.from_array(scale.ravel().astype(np.float32), f"{name}_scale"))
-        inputs = [f"{name}_int8", f"{name}_scale"]
-        conversions.append(onnx.helper.make_node("DequantizeLinear", inputs, [name], axis=axis))
+        graph.initializer.append(onnx.numpy_helper.from_array(scale.astype(np.float32), f"{name}{SCALE}"))
+        cast = onnx.helper.make_node("Cast", [f"{name}_int8"], [f"{name}_cast"], to=onnx.TensorProto.FLOAT)
+        conversions += [cast, onnx.helper.make_node("Mul", [f"{name}_cast", f"{name}{SCALE}"], [name])]
     _prepend(graph, conversions)
     return model
 

@@ -116,7 +116,7 @@ def _onnx_session(file: Path, threads: int, *, save: Path | None = None) -> Any:
 
 
 class OpenVinoSession(Session):
-    """An artifact in OpenVINO, on the CPU, without the bfloat16 that it uses by default where the CPU has it."""
+    """An artifact in OpenVINO, on the CPU, without its default roundings: bfloat16, and 8 bit before stored weights."""
 
     def __init__(self, file: Path, compiled: Any, card: str | None, *, threads: int) -> None:
         self.compiled, self.threads = compiled, threads
@@ -129,7 +129,12 @@ class OpenVinoSession(Session):
     def load(cls, file: Path, *, threads: int) -> Self:
         """Load a ``.xml`` file and the ``.bin`` next to it."""
         openvino = require("openvino")
-        options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+        options = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # else activations are rounded to 8 bit where weights are stored so
+            "INFERENCE_NUM_THREADS": threads,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
         try:
             model = openvino.Core().read_model(str(file))
             compiled = openvino.Core().compile_model(model, "CPU", options)
