@@ -185,7 +185,11 @@ def train_once(options: argparse.Namespace) -> None:
             },
             "unlabelled": unlabelled,
             "training": {"seed": options.seed, "early_stopping": {"patience": 0}},
-            "settings": {"students.*.evaluations": "4", "training.workers": "0"},
+            "settings": {
+                "students.*.evaluations": "4",
+                "students.*.warmup_fraction": "0.05",
+                "training.workers": "0",
+            },
         },
         by_name=True,
     )
@@ -235,17 +239,18 @@ def run_all(options: argparse.Namespace) -> None:
 def table(lines: Sequence[Line]) -> str:
     """Return mean and standard deviation of AP over the seeds, and its share of that with all human labels."""
     rows = [
-        "| data | human labels | student learns from | AP | of all | its teacher's AP |",
+        "| data | student | steps | human labels | it learns from | AP | of all | its teacher's AP |",
         "|---|---|---|---|---|---|",
     ]
-    groups = grouped(lines, "data", "images", "method")
-    for (data, images, method), runs in sorted(groups.items(), key=lambda one: (one[0][0], one[0][1] or 10**9)):
-        everything = groups.get((data, 0, "human"), [])
+    groups = grouped(lines, "data", "size", "steps", "images", "method")
+    for (data, size, steps, images, method), runs in sorted(groups.items(), key=lambda one: one[0]):
+        everything = groups.get((data, size, steps, 0, "human"), [])
         whole = statistics.mean(run["ap"] for run in everything) if everything else 0.0
         own = [run["ap"] for run in runs]
         share = f"{statistics.mean(own) / whole:.0%}" if whole else "–"
         of_teacher = "" if runs[0]["teacher_ap"] is None else spread([run["teacher_ap"] for run in runs])
-        rows.append(f"| {data} | {images or 'all'} | {LEARNS_FROM[method]} | {spread(own)} | {share} | {of_teacher} |")
+        labels = f"| {data} | {size} | {steps} | {images or 'all'} | {LEARNS_FROM[method]} |"
+        rows.append(f"{labels} {spread(own)} | {share} | {of_teacher} |")
     return "\n".join(rows)
 
 
