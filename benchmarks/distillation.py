@@ -240,7 +240,7 @@ def table(lines: Sequence[Line]) -> str:
     """Return mean and standard deviation of AP over the seeds, and its share of that with all human labels."""
     rows = [
         "| data | student | steps | human labels | it learns from | AP | of all | its teacher's AP |",
-        "|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|",
     ]
     groups = grouped(lines, "data", "size", "steps", "images", "method")
     for (data, size, steps, images, method), runs in sorted(groups.items(), key=lambda one: one[0]):
