@@ -6,7 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.errors import BaseModelError
 from engine.models.base_files import check_loaded, load_weights, read_config, refuse_unloadable
+from engine.storage.base_model_identity import LIMITS, PREPROCESSOR
+from engine.text.plain_json import read_object_file
+
+MAX_SIDE = 2048
+"""Pixels of the longest side of an input, as in the settings."""
 
 Report = Mapping[str, Any]
 """The library's report of missing and other weights."""
@@ -16,6 +22,27 @@ def class_settings(classes: Sequence[str]) -> dict[str, Any]:
     """Return the settings of a configuration that follow from the classes."""
     names = dict(enumerate(classes))
     return {"id2label": names, "label2id": {name: index for index, name in names.items()}}
+
+
+def image_size_of(folder: Path) -> tuple[int, int] | None:
+    """Return height and width that a base scales images to; None if it does not say so.
+
+    Raises:
+        BaseModelError: Its preprocessing is no JSON object, or its size no two numbers of pixels.
+    """
+    file = folder / PREPROCESSOR
+    if not file.is_file():
+        return None
+    size = read_object_file(file, error=BaseModelError, limit=LIMITS[PREPROCESSOR]).get("size")
+    if size is None:
+        return None
+    sides = [size.get(name) for name in ("height", "width")] if isinstance(size, dict) else []
+    known = [side for side in sides if type(side) is int and 0 < side <= MAX_SIDE]
+    if len(known) != 2:
+        raise BaseModelError(
+            f"{file}: size is {str(size)[:80]}, but it must be an object with height and width, 1 to {MAX_SIDE} pixels"
+        )
+    return known[0], known[1]
 
 
 def load_with_settings(library: Any, folder: Path, *, title: str, values: Mapping[str, Any]) -> tuple[Any, Report]:

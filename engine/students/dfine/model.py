@@ -22,6 +22,7 @@ from engine.errors import ConfigError
 from engine.models.model import Batch
 from engine.storage.base_model_identity import CONFIG, PREPROCESSOR
 from engine.students.detector import Detector
+from engine.students.detector_base import image_size_of
 from engine.students.dfine.criterion import TERMS, Bins, Queries, denoising_losses, detection_losses
 from engine.students.dfine.distributions import bin_offsets
 from engine.students.dfine.loading import build, load_base
@@ -61,7 +62,7 @@ class DFine(Detector):
             size = settings.size or DEFAULT_SIZE
             model, image_size = build(size, classes, settings), IMAGE_SIZES[size]
         else:
-            model, image_size = load_base(folder, classes, settings), DEFAULT_IMAGE_SIZE
+            model, image_size = load_base(folder, classes, settings), image_size_of(folder) or DEFAULT_IMAGE_SIZE
         return cls(model, classes=classes, settings=settings, image_size=settings.image_size or image_size)
 
     def is_trained(self, parameter: str) -> bool:

@@ -20,6 +20,7 @@ from engine.models.graphs import Graph
 from engine.models.model import Batch
 from engine.storage.base_model_identity import CONFIG, PREPROCESSOR
 from engine.students.detector import Detector
+from engine.students.detector_base import image_size_of
 from engine.students.rf_detr.criterion import TERMS, Masks, detection_losses
 from engine.students.rf_detr.layer_masks import LayerMasks
 from engine.students.rf_detr.loading import build, load_base
@@ -56,10 +57,12 @@ class RfDetr(Detector):
             size = settings.size or DEFAULT_SIZE
             model = build(size, classes, masks=bool(settings.masks))
             side = sizes_of(masks=bool(settings.masks))[size].side
+            image_size = side, side
         else:
             model = load_base(folder, classes, masks=bool(settings.masks))
             side = model.config.backbone_config.image_size
-        return cls(model, classes=classes, settings=settings, image_size=settings.image_size or (side, side))
+            image_size = image_size_of(folder) or (side, side)
+        return cls(model, classes=classes, settings=settings, image_size=settings.image_size or image_size)
 
     def rate_share(self, parameter: str) -> float:
         """See :meth:`Model.rate_share`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,17 @@ def test_a_damaged_folder_is_refused(saved: tuple[DFine, Path], tmp_path: Path, 
             (tmp_path / "student.json").write_text(json.dumps(card | {"student": "Other"}))
     with pytest.raises(BaseModelError):
         load_student(tmp_path)
+
+
+def test_the_input_is_that_of_the_base(saved: tuple[DFine, Path], tmp_path: Path) -> None:
+    one, folder = saved
+    again = DFine.load(folder, classes=one.classes, settings=settings(size=None, image_size=None))
+    assert again.image_size == one.image_size
+    assert again.image_size == (again.transform.height, again.transform.width)
+    damaged = shutil.copytree(folder, tmp_path / "damaged")
+    (damaged / "preprocessor_config.json").write_text('{"size": {"height": "high", "width": 96}}')
+    with pytest.raises(BaseModelError, match=r"must be an object with height and width, 1 to 2048 pixels"):
+        DFine.load(damaged, classes=one.classes, settings=settings(size=None, image_size=None))
 
 
 def test_a_base_of_other_classes_keeps_all_but_its_heads(saved: tuple[DFine, Path]) -> None:
