@@ -31,7 +31,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing f
 Set = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="PATH=VALUE", help="Any setting of teacher_config.yaml, e.g. teachers.*.clip_norm=1."
+        "--set", metavar="PATH=VALUE", help="Any setting of teacher_config.yaml, e.g. training.seed=1."
     ),
 ]
 
