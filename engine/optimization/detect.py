@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 
 def scaled_size(card, height, width):
@@ -29,7 +29,11 @@ def scaled_size(card, height, width):
 
 
 def detect(session, card, image):
-    """Return boxes in pixels (left, top, right, bottom), scores and class names of a PIL image."""
+    """Return boxes in pixels (left, top, right, bottom), scores and class names of a PIL image.
+
+    Boxes are those of the image as EXIF turns it, if the card has the frame "upright".
+    """
+    image = ImageOps.exif_transpose(image) if card["frame"] == "upright" else image
     steps = card["preprocessing"]
     height, width = scaled_size(steps, image.height, image.width)
     resized = np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR), np.float32)

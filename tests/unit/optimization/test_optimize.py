@@ -95,13 +95,16 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("size", [SIZE, (150, 100), (300, 330)])
-def test_the_example_gives_the_same_boxes_without_torch(artifacts, tmp_path, size) -> None:
+@pytest.mark.parametrize(("size", "orientation"), [(SIZE, 1), ((150, 100), 1), ((300, 330), 1), ((150, 100), 6)])
+def test_the_example_gives_the_same_boxes_without_torch(artifacts, tmp_path, size, orientation) -> None:
     folder = artifacts[1]
     source = (folder / "detect.py").read_text()
     assert len(source.splitlines()) < 60
+    exif = Image.Exif()
+    exif[0x0112] = orientation
     picture = scene(50, size)
-    Image.fromarray(picture).save(tmp_path / "image.png")
+    stored = np.rot90(picture) if orientation == 6 else picture  # 6: turned by 90 degrees clockwise when shown
+    Image.fromarray(stored).save(tmp_path / "image.png", exif=exif)
     command = [sys.executable, "-c", WITHOUT_TORCH, "detect.py", "model.onnx", str(tmp_path / "image.png"), "0"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
