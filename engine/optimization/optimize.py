@@ -10,7 +10,7 @@ from pathlib import Path
 
 from engine.dataset.images.preprocessing import MAX_EDGE
 from engine.errors import ConfigError, DataError
-from engine.evaluation.evaluate import evaluate
+from engine.evaluation.evaluate import Evaluation, evaluate
 from engine.layout import ARTIFACT_RESULTS
 from engine.optimization.card import Preprocessing
 from engine.optimization.export import to_onnx
@@ -93,12 +93,12 @@ def build(
 
     Raises:
         ConfigError: A format cannot be built here, or packages are missing.
-        DataError: The model finds too little for a comparison.
+        DataError: The model finds too little for a comparison, or has masks that cannot be measured on these images.
     """
     targets = check_formats(wanted)
     working("measuring the model in torch")
     reference = evaluate(source.model, images.dataset, images.load, batch_size=1)
-    _check_comparable(reference.metrics.ap, targets)
+    _check_comparable(reference, images, targets)
     working("exporting to ONNX")
     sizes = [(image.height, image.width) for image in reference.truth.dataset.images]
     graphs = {graph.role: graph for graph in source.model.graphs(shape, sizes)}
@@ -156,11 +156,22 @@ def _publish(files: dict[str, Path], target: str, storage: Storage) -> None:
     storage.upload_many([(last[1], join(target, last[0]))])
 
 
-def _check_comparable(ap: float, targets: Sequence[tuple[Target, Decimal]]) -> None:
-    """Check that a loss of the whole AP would be refused."""
-    allowed = max(drop for _, drop in targets)
-    if ap <= allowed:
+def _check_comparable(
+    reference: Evaluation, images: MeasuringImages, targets: Sequence[tuple[Target, Decimal]]
+) -> None:
+    """Check that all outputs are measured, and that a loss of the whole AP would be refused."""
+    metrics, allowed = reference.metrics, max(drop for _, drop in targets)
+    prompted = reference.truth.iou_type == "segm"
+    if metrics.mask_ap is None and not prompted and any(seen.masks is not None for seen in reference.detections):
+        which = "validation images of the run" if images.split == "val" else "images"
         raise DataError(
-            f"the model has AP {ap:.4f} in torch on these images: an artifact that finds nothing would lose less than "
-            f"the allowed {allowed}. Measure on images whose objects it finds, or train it further"
+            f"the model has masks, and their AP cannot be measured: none of the {len(images.dataset):,} {which} has a "
+            "mask of each of its objects. Add masks to the annotations of these images (--data), or train the student "
+            "without masks (student.masks: false)"
         )
+    for name, ap in (("AP", metrics.ap), ("mask AP", metrics.mask_ap)):
+        if ap is not None and ap <= allowed:
+            raise DataError(
+                f"the model has {name} {ap:.4f} in torch on these images: an artifact that finds nothing would lose "
+                f"less than the allowed {allowed}. Measure on images whose objects it finds, or train it further"
+            )

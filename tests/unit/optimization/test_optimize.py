@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import engine
 from engine.cli.app import app
 from engine.dataset.types import Detections, Frame
 from engine.errors import ArtifactRefusedError, ConfigError, DataError
+from engine.evaluation.evaluate import Evaluation, evaluate
 from engine.models.model import Origin
 from engine.optimization.artifact import load_artifact
 from engine.optimization.measure import Workshop
@@ -207,6 +209,25 @@ def test_a_loss_that_would_hide_a_useless_artifact_is_not_allowed(run, data, tmp
     wanted = [{"format": "onnx", "max_ap_drop": 1}]
     with pytest.raises(DataError, match="an artifact that finds nothing would lose less than the allowed 1"):
         engine.optimize(run, data, data.parent / "images", output=tmp_path, formats=wanted)
+
+
+def test_masks_that_cannot_be_measured_or_are_useless_are_not_published(tmp_path, monkeypatch) -> None:
+    student = random_student(("a", "b"), (64, 96), masks=True)
+    origin = Origin("random", "0" * 64, {}, student.classes, {}, student.settings, Frame.UPRIGHT)
+    student.save(tmp_path / "student", origin)
+    data = write_data(tmp_path, student, 2)
+    given = {"images": data.parent / "images", "output": tmp_path / "out", "threads": 1}
+    with pytest.raises(DataError, match=r"none of the 2 images has a mask of each of its objects.*student\.masks"):
+        engine.optimize(student=tmp_path / "student", data=data, **given)
+
+    def with_useless_masks(*args: Any, **options: Any) -> Evaluation:
+        found = evaluate(*args, **options)
+        return replace(found, metrics=found.metrics.model_copy(update={"mask_ap": 0.0005}))
+
+    monkeypatch.setattr("engine.optimization.optimize.evaluate", with_useless_masks)
+    with pytest.raises(DataError, match=r"mask AP 0\.0005 .* less than the allowed 0\.001"):
+        engine.optimize(student=tmp_path / "student", data=data, **given)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("kind", ["tensorrt", "coreml", "litert"])
