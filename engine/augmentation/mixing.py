@@ -110,7 +110,8 @@ def mosaic(samples: Sequence[Sample], rng: np.random.Generator) -> Sample:
 def paste(sample: Sample, donor: Sample, rng: np.random.Generator) -> Sample:
     """Copy one to :data:`MOST_COPIES` objects of another image to random positions.
 
-    With masks the object itself is copied, otherwise its box with a blended border. Crowds, large objects and objects
+    With masks the object itself is copied, otherwise its box with a blended border: in a sample with masks, an object
+    without one gets an empty mask, and its box hides what lies below. Crowds, large objects and objects
     that others overlap are not copied, and no copy hides much of another object.
 
     Args:
@@ -194,7 +195,7 @@ def _copied(sample: Sample, donor: Sample, index: int, *, scale: float, rng: np.
         masks = sample.masks & ~new
         before, after = (maps.sum((1, 2)) for maps in (sample.masks, masks))
         stays = (after >= MIN_VISIBLE * before) | sample.is_crowd
-        masks = np.concatenate([masks[stays], new])
+        masks = np.concatenate([masks[stays], new & _has_mask(donor, index)])
     return Sample(
         image=image,
         boxes_xyxy=np.concatenate([sample.boxes_xyxy[stays], box]),
@@ -207,6 +208,10 @@ def _copied(sample: Sample, donor: Sample, index: int, *, scale: float, rng: np.
     )
 
 
+def _has_mask(donor: Sample, index: int) -> bool:
+    return donor.masks is not None and bool(donor.masks[index].any())
+
+
 def _patch(
     donor: Sample, index: int, scale: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], tuple[float, float, float, float]]:
@@ -217,7 +222,7 @@ def _patch(
     """
     height, width = donor.image.shape[:2]
     box = donor.boxes_xyxy[index]
-    mask = None if donor.masks is None or not donor.masks[index].any() else donor.masks[index]
+    mask = donor.masks[index] if donor.masks is not None and _has_mask(donor, index) else None
     margin = np.zeros(2) if mask is not None else MARGIN * (box[2:] - box[:2])
     low = np.floor(np.maximum(box[:2] - margin, 0)).astype(int)
     high = np.ceil(np.minimum(box[2:] + margin, (width, height))).astype(int)

@@ -103,6 +103,18 @@ def test_copied_objects_have_their_box_class_and_mask(masks: bool) -> None:
     assert copied > 30
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["an empty mask", "no masks"])
+def test_a_copied_object_without_a_mask_gets_an_empty_one(known: bool) -> None:
+    host, donor = scene(1, masks=True), scene(2, objects=1)
+    donor = replace(donor, masks=np.zeros((1, *donor.image.shape[:2]), np.bool_) if known else None)
+    joined = paste(host, donor, np.random.default_rng(0))
+    assert len(joined) == len(host) + 1
+    assert joined.masks is not None
+    assert not joined.masks[-1].any(), "a rectangle is no mask to learn"
+    left, top, right, bottom = np.rint(joined.boxes_xyxy[-1]).astype(int)
+    assert not joined.masks[:, top + 1 : bottom - 1, left + 1 : right - 1].any(), "what lies below is hidden"
+
+
 def test_crowds_and_large_objects_are_not_copied() -> None:
     host, donor = scene(1), scene(2, objects=1)
     rng = np.random.default_rng(0)
