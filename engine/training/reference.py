@@ -9,9 +9,9 @@ from dataclasses import replace
 import numpy as np
 
 from engine.config import DistillConfig
-from engine.dataset.splits.trained_images import listed_images
+from engine.dataset.splits.trained_images import ListedImages, listed_images
 from engine.dataset.types import Detections, Sample
-from engine.errors import BaseModelError
+from engine.errors import BaseModelError, StorageError
 from engine.evaluation.evaluate import Evaluation
 from engine.evaluation.intervals import compare_ap
 from engine.evaluation.thresholds import OperatingPoint, operating_point
@@ -49,40 +49,44 @@ def evaluate_reference(context: TrainingContext, evaluator: Evaluator, splits: S
     """Evaluate the teacher of a distillation, with all processes.
 
     Returns:
-        None if there is none for the student's annotations, or it cannot be loaded: the student is published without.
+        None if there is none for the student's annotations, or its files cannot be read or loaded: the student is
+        published without.
     """
     labels = context.config.labels if isinstance(context.config, DistillConfig) else None
     if labels is None or labels.teacher is None:
         return None
     run, loaded = labels.teacher, list[Teacher]()
 
-    def load() -> tuple[ModelName, str] | None:
+    def load() -> tuple[ModelName, str, ListedImages | None] | None:
         try:
             found = find_adapters(run, storage=context.storage)
             alike = [name for name in found if name.traits.annotations == context.name.traits.annotations]
-            loaded.extend(_load(context, evaluator, found[name]) for name in alike[:1])
-        except BaseModelError as error:
+            if not alike:
+                return None
+            uri = found[alike[0]]
+            listed = listed_images(uri, "train", context.storage)
+            loaded.append(_load(context, evaluator, uri))
+        except (BaseModelError, StorageError) as error:
             context.note(f"the student is not compared with its teacher: {error}")
             return None
-        return (alike[0], found[alike[0]]) if alike else None
+        return alike[0], uri, listed
 
     adapter = context.processes.decided(load)
     if adapter is None:
         return None
-    name, uri = adapter
+    name, uri, listed = adapter
     context.note(f"measuring {name} of {run} on the same images")
     teacher = Renamed(loaded[0] if loaded else _load(context, evaluator, uri), splits.val.dataset.classes)
     val = evaluator.evaluate(splits.val, teacher=teacher)
     test = None if splits.test is None else evaluator.evaluate(splits.test, teacher=teacher)
-    return ReferenceEvaluation(name, uri, val, test, _trained_on(context, uri, splits))
+    return ReferenceEvaluation(name, uri, val, test, _trained_on(listed, splits))
 
 
 def _load(context: TrainingContext, evaluator: Evaluator, uri: str) -> Teacher:
     return load_adapted(uri, storage=context.storage, cache=context.cache, device=evaluator.teacher.device)
 
 
-def _trained_on(context: TrainingContext, uri: str, splits: Splits) -> int:
-    listed = listed_images(uri, "train", context.storage)
+def _trained_on(listed: ListedImages | None, splits: Splits) -> int:
     if listed is None:
         return 0
     measured = {"val": splits.val} | ({} if splits.test is None else {"test": splits.test})

@@ -8,12 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from tiny_run import save_run
 from toy import metrics, result_of
 
 from engine.config import DistillConfig
 from engine.config.model import LabelsConfig
 from engine.dataset.types import CocoAnnotation, CocoDataset, CocoImage, Detections, Frame, Sample
+from engine.errors import StorageError
 from engine.evaluation.evaluate import Evaluation
 from engine.evaluation.ground_truth import GroundTruth
 from engine.evaluation.report_sections import beside_teacher, found_by_rows
@@ -101,7 +103,13 @@ def test_the_report_has_the_teacher_in_the_place_of_the_untrained_student() -> N
     assert found_by_rows(None) == []
 
 
-def test_a_teacher_that_cannot_be_loaded_does_not_keep_the_student_from_being_published(tmp_path: Path) -> None:
+def refuse(*args: Any, **options: Any) -> Any:
+    raise StorageError("s3://models/teacher: access denied")
+
+
+def test_a_teacher_that_cannot_be_loaded_does_not_keep_the_student_from_being_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = save_run(tmp_path / "run", (TeacherName.GROUNDING_DINO,))
     card = run / "teachers" / "grounding_dino_lora" / "teacher.json"
     notes: list[str] = []
@@ -114,8 +122,16 @@ def test_a_teacher_that_cannot_be_loaded_does_not_keep_the_student_from_being_pu
         note=notes.append,
     )
     evaluator: Any = SimpleNamespace(teacher=SimpleNamespace(device="cpu"))
+    lists = card.with_name("splits.json")
+    lists.write_text("damaged")
+    assert evaluate_reference(context, evaluator, splits=None) is None  # type: ignore[arg-type]
+    lists.unlink()
     for content in ("{}", None):
         card.unlink() if content is None else card.write_text(content)
         assert evaluate_reference(context, evaluator, splits=None) is None  # type: ignore[arg-type]
+    monkeypatch.setattr("engine.training.reference.find_adapters", refuse)
+    assert evaluate_reference(context, evaluator, splits=None) is None  # type: ignore[arg-type]
     assert all(note.startswith("the student is not compared with its teacher: ") for note in notes)
-    assert len(notes) == 2
+    assert len(notes) == 4
+    assert "not what a run writes" in notes[0]
+    assert notes[-1].endswith("access denied")
