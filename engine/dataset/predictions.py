@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +27,9 @@ class Predictions:
         classes: Names, in the order of class indices.
         sizes: Width and height of each image in pixels, by file name; zeros if unknown.
         exif: By file name, the EXIF orientation of rotated images, and the frame of their labels.
-        seen: By file name, the highest score first; with ``masks`` if every object of the file has one.
+        seen: By file name, the highest score first; with ``masks`` if any object of the file has one.
+        unmasked: By file name, in the order of ``seen``, the objects without a mask; theirs in ``seen`` is empty.
+        crowds: By file name, in the order of ``seen``, the objects with ``"iscrowd": 1``.
         unsure: By file name, in the order of ``seen``, the objects with ``"ignore": 1``: below the threshold of their
             class, so that it is not sure that they exist.
     """
@@ -36,6 +39,8 @@ class Predictions:
     seen: dict[str, Detections]
     exif: dict[str, tuple[int, Frame]] = field(default_factory=dict)
     unsure: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    unmasked: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    crowds: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
 
     def sure(self, name: str) -> Detections:
         """Return the objects of an image without the unsure ones."""
@@ -45,7 +50,8 @@ class Predictions:
     @property
     def has_masks(self) -> bool:
         """True if there are objects and each has a mask."""
-        return any(len(one) for one in self.seen.values()) and all(one.masks is not None for one in self.seen.values())
+        without = any(one.any() for one in self.unmasked.values())
+        return any(one.masks for one in self.seen.values()) and not without
 
 
 def load_predictions(uri: str, *, storage: Storage) -> Predictions:
@@ -91,11 +97,14 @@ def _predictions(coco: dict[str, Any], uri: str) -> Predictions:
                 f"annotation {found.get('id')} of {uri} is of image {found['image_id']}, which does not exist"
             )
         objects[found["image_id"]].append(found)
-    masked = all(found.get("segmentation") for found in coco["annotations"])
+    masked = any(found.get("segmentation") for found in coco["annotations"])
     names = [image["file_name"] for image in images.values()]
     if len(set(names)) < len(coco["images"]):
         raise DataError(f"{uri} holds several images of one id or file_name: objects cannot be assigned")
     sizes = {one["file_name"]: (int(one.get("width") or 0), int(one.get("height") or 0)) for one in images.values()}
+    for number, image in images.items():
+        if 0 in sizes[image["file_name"]]:
+            _check_unmasked(objects[number], image["file_name"], uri)
     seen = {
         image["file_name"]: _detections(objects[number], index, sizes[image["file_name"]], masked=masked)
         for number, image in images.items()
@@ -105,11 +114,32 @@ def _predictions(coco: dict[str, Any], uri: str) -> Predictions:
         for one in images.values()
         if one.get("exif_orientation") in range(2, 9)
     }
-    unsure = {
-        image["file_name"]: np.array([one.get("ignore") in (1, True) for one in _best_first(objects[number])], np.bool_)
-        for number, image in images.items()
-    }
-    return Predictions(classes, sizes, seen, exif, unsure)
+
+    def where(condition: Callable[[dict[str, Any]], bool]) -> dict[str, NDArray[np.bool_]]:
+        return {
+            image["file_name"]: np.array([condition(one) for one in _best_first(objects[number])], np.bool_)
+            for number, image in images.items()
+        }
+
+    return Predictions(
+        classes,
+        sizes,
+        seen,
+        exif,
+        unsure=where(lambda one: one.get("ignore") in (1, True)),
+        unmasked=where(lambda one: not one.get("segmentation")),
+        crowds=where(lambda one: one.get("iscrowd") in (1, True)),
+    )
+
+
+def _check_unmasked(objects: list[dict[str, Any]], name: str, uri: str) -> None:
+    """Refuse masks in an image of unknown size."""
+    for found in objects:
+        if found.get("segmentation"):
+            raise DataError(
+                f"annotation {str(found.get('id'))[:80]} of {uri} has a mask, but its image {name} has no width and "
+                "height, which determine the size of the mask: add them to the image's record, or leave the masks out"
+            )
 
 
 def _best_first(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -140,7 +170,8 @@ def _detections(
     boxes[:, 2:] += boxes[:, :2]
     masks: list[Rle] | None = None
     if masked:
-        masks = [encode_segmentation(found["segmentation"], size[1], size[0]) for found in objects]
+        nothing = {"size": [size[1], size[0]], "counts": [size[0] * size[1]]}
+        masks = [encode_segmentation(found.get("segmentation") or nothing, size[1], size[0]) for found in objects]
     return Detections(
         boxes_xyxy=boxes,
         scores=np.asarray([found["score"] for found in objects], np.float32),

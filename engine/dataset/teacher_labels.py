@@ -16,8 +16,9 @@ from engine.text.safe_text import listed
 def teacher_labels(found: Predictions, classes: Sequence[str], *, min_score: float, where: str) -> CocoDataset:
     """Return the labels as objects with scores.
 
-    Objects that the labels mark as unsure, or whose score is below ``min_score``, are ignored in training. An image
-    without objects is an example of background.
+    Objects that the labels mark as unsure, or whose score is below ``min_score``, are ignored in training, and so are
+    crowds. An object without a mask has none here, whatever others have. An image without objects is an example of
+    background.
 
     Args:
         found: Labels by file name.
@@ -26,7 +27,7 @@ def teacher_labels(found: Predictions, classes: Sequence[str], *, min_score: flo
         where: Name of the file in messages.
 
     Raises:
-        DataError: No class is among ``classes``.
+        DataError: No class is among ``classes``, or a score is not in 0..1.
     """
     index = {name: number for number, name in enumerate(classes)}
     known = [index.get(name, -1) for name in found.classes]
@@ -39,6 +40,7 @@ def teacher_labels(found: Predictions, classes: Sequence[str], *, min_score: flo
     for number, (name, objects) in enumerate(found.seen.items()):
         width, height = found.sizes[name]
         images.append(CocoImage(number, name, width, height))
+        _check_scores(objects.scores, name, where)
         sure = ~found.unsure[name] & (objects.scores >= min_score)
         annotations.append(
             tuple(
@@ -47,18 +49,20 @@ def teacher_labels(found: Predictions, classes: Sequence[str], *, min_score: flo
                     class_index=known[label],
                     box_xyxy=(box[0], box[1], box[2], box[3]),
                     area=(box[2] - box[0]) * (box[3] - box[1]),
-                    iscrowd=False,
-                    segmentation=mask,
-                    score=float(np.clip(score, 0, 1)),
+                    iscrowd=crowd,
+                    segmentation=None if unmasked else mask,
+                    score=score,
                     ignored=not kept,
                 )
-                for position, (box, label, score, kept, mask) in enumerate(
+                for position, (box, label, score, kept, crowd, mask, unmasked) in enumerate(
                     zip(
                         _clipped(objects.boxes_xyxy, width, height).tolist(),
                         objects.class_indices.tolist(),
                         objects.scores.tolist(),
                         sure.tolist(),
+                        found.crowds[name].tolist(),
                         objects.masks or (None,) * len(objects),
+                        found.unmasked[name].tolist(),
                         strict=True,
                     )
                 )
@@ -67,6 +71,15 @@ def teacher_labels(found: Predictions, classes: Sequence[str], *, min_score: flo
         )
     ids = tuple(range(1, len(classes) + 1))
     return CocoDataset(tuple(images), tuple(annotations), tuple(classes), ids)
+
+
+def _check_scores(scores: NDArray[np.float32], name: str, where: str) -> None:
+    wrong = scores[(scores < 0) | (scores > 1)]
+    if len(wrong):
+        raise DataError(
+            f"an object of {name} in {where} has the score {wrong[0]:g}: scores are probabilities from 0 to 1, which "
+            "the student learns as its confidence; divide percentages by 100"
+        )
 
 
 def _clipped(boxes: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:

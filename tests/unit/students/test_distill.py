@@ -23,6 +23,7 @@ from engine.config.distill import generate_distill_config
 from engine.dataset import inspect_dataset
 from engine.dataset.predictions import load_predictions
 from engine.dataset.teacher_labels import teacher_labels
+from engine.dataset.types import CocoDataset
 from engine.errors import ConfigError, DataError
 from engine.layout import RunLayout
 from engine.manifest import DistillManifest, load, load_manifest
@@ -272,6 +273,46 @@ def test_objects_below_the_lowest_score_are_ignored(tmp_path: Path) -> None:
         dataset = teacher_labels(labels, ["green", "red"], min_score=lowest, where="labels.json")
         assert [one.ignored for objects in dataset.annotations for one in objects] == [ignored] * 2
         assert [one.score for objects in dataset.annotations for one in objects] == pytest.approx([0.4] * 2)
+
+
+def labels_with(tmp_path: Path, *changes: dict[str, Any], image: dict[str, Any] | None = None) -> CocoDataset:
+    """Labels whose first objects have further fields."""
+    file = write_labels(tmp_path / "labels.json", range(len(changes)))
+    coco = json.loads(file.read_text())
+    for found, change in zip(coco["annotations"], changes, strict=False):
+        found |= change
+    coco["images"][0] |= image or {}
+    file.write_text(json.dumps(coco))
+    found = load_predictions(str(file), storage=Storage())
+    return teacher_labels(found, ["green", "red"], min_score=0, where="labels.json")
+
+
+def test_a_crowd_among_labels_is_no_object(tmp_path: Path) -> None:
+    labels = labels_with(tmp_path, {"iscrowd": 1}, {"iscrowd": 0})
+    assert [one.iscrowd for objects in labels.annotations for one in objects] == [True, False]
+
+
+SQUARE = [[2.0, 2.0, 9.0, 2.0, 9.0, 9.0]]
+
+
+@pytest.mark.parametrize("without", [{}, {"segmentation": []}])
+def test_an_object_without_a_mask_leaves_the_masks_of_others(tmp_path: Path, without: dict[str, Any]) -> None:
+    labels = labels_with(tmp_path, {"segmentation": SQUARE}, {"segmentation": SQUARE}, without)
+    masks = [one.segmentation for objects in labels.annotations for one in objects]
+    assert [mask is not None for mask in masks] == [True, True, False]
+    found = load_predictions(str(tmp_path / "labels.json"), storage=Storage())
+    assert not found.has_masks, "their AP would count the object without one as a mistake"
+
+
+@pytest.mark.parametrize("score", [95, -0.5])
+def test_a_score_that_is_no_probability_is_refused_with_its_place(tmp_path: Path, score: float) -> None:
+    with pytest.raises(DataError, match=rf"an object of 1\.png in labels\.json has the score {score}"):
+        labels_with(tmp_path, {}, {"score": score})
+
+
+def test_a_mask_in_an_image_of_unknown_size_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"annotation 0 of .* its image 0\.png has no width and height"):
+        labels_with(tmp_path, {"segmentation": SQUARE}, image={"width": None, "height": None})
 
 
 def test_each_step_has_the_same_share_of_human_labels_on_any_number_of_processes() -> None:
