@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from engine.dataset.checks.problem_catalogue import CATALOGUE
+from engine.dataset.checks.problems import EXAMPLES
 from engine.dataset.checks.unreadable_images import Unreadable
 from engine.evaluation.conclusion import conclude_result
 from engine.results.events import better_than
@@ -18,6 +19,7 @@ from engine.spec import ExifOrientation
 from engine.text.safe_text import shortened
 from engine.training.checkpoint import Checkpoint, Progress
 from engine.training.data.sampler import Steps
+from engine.training.data.teacher_labelled import LeftOut
 from engine.training.evaluation import EvaluationReport
 
 
@@ -37,6 +39,22 @@ def skipped_messages(
         yield f"{count:,}x {message} {advice} Such as {', '.join(examples)}"
     if unreadable.pages:
         yield f"{unreadable.pages:,} images have several pages or frames: the first of each is used"
+
+
+def left_out_messages(left_out: LeftOut | None) -> Iterator[str]:
+    """Yield a sentence about images with labels of teachers that are not learned."""
+    if left_out is None or not left_out.total:
+        return
+    reasons = (
+        (len(left_out.unusable), "cannot be decoded or have another size than their labels"),
+        (left_out.human, "have human labels"),
+        (left_out.evaluated, "show pictures of the validation or test split"),
+    )
+    counted = ", ".join(f"{count:,} {reason}" for count, reason in reasons if count)
+    such = f". Such as {'; '.join(left_out.unusable[:EXAMPLES])}" if left_out.unusable else ""
+    yield shortened(
+        f"{left_out.total:,} of {left_out.images:,} images with labels of teachers are left out: {counted}{such}"
+    )
 
 
 def shared_image_messages(check: SplitCheck | None) -> Iterator[str]:

@@ -23,7 +23,7 @@ from engine.training.data.shape_groups import shapes_of
 from engine.training.data.splits import Splits
 from engine.training.device import Stop
 from engine.training.evaluation import Baseline, Evaluator
-from engine.training.messages import shared_image_messages, skipped_messages
+from engine.training.messages import left_out_messages, shared_image_messages, skipped_messages
 from engine.training.prepare_model import PreparedModel, fetch_base, load_base, prepare_model
 from engine.training.resume import check_same_base, check_same_images, check_same_run, run_fingerprint
 from engine.traits import RANDOM_WEIGHTS
@@ -162,7 +162,7 @@ def _note_skipped(context: TrainingContext, splits: Splits) -> None:
     skipped = skipped_messages(
         splits.unreadable, splits.objects_skipped, requested=context.config.data.exif_orientation
     )
-    for message in (*skipped, *shared_image_messages(splits.shared)):
+    for message in (*skipped, *left_out_messages(splits.left_out), *shared_image_messages(splits.shared)):
         context.note(message)
 
 

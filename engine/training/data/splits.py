@@ -11,7 +11,7 @@ from engine.dataset.splits.divide import images_with_objects
 from engine.results.types import SplitCheck
 from engine.training.data.annotated_splits import AnnotatedSplits, SplitData, check_has_objects
 from engine.training.data.shared_images import check_shared_images
-from engine.training.data.teacher_labelled import TeacherLabelled, joined
+from engine.training.data.teacher_labelled import LeftOut, TeacherLabelled, joined
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Splits:
         folds: Splits of each training of a cross-validation; ``train`` and ``val`` then are all images except those of
             ``test``.
         human: Number of images of ``train`` with human labels, which come first; None: all have.
+        left_out: Numbers of images with labels of teachers that are not in ``train``; None without such labels.
     """
 
     train: SplitData
@@ -43,6 +44,7 @@ class Splits:
     marks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     folds: tuple[Splits, ...] = ()
     human: int | None = None
+    left_out: LeftOut | None = None
 
     @classmethod
     def of(
@@ -72,9 +74,10 @@ class Splits:
         contradictory = {split.dataset.digest: split.dataset.contradictory for split in data.whole.values()}  # by file
         known = {name: identify(check) for name, identify in data.known.items()}
         shared = check_shared_images(known, max_percent=data.config.max_leaked_percent)
-        train, human = splits["train"], None
+        train, human, left_out = splits["train"], None, None
         if labelled is not None:
-            train, human = joined(train, labelled.fetch(known, check)), len(train.paths)
+            more, left_out = labelled.fetch(known, check, max_percent=data.config.max_skipped_percent)
+            train, human = joined(train, more), len(train.paths)
         whole = cls(
             train,
             splits.get("val", train),
@@ -85,6 +88,7 @@ class Splits:
             shared=shared,
             marks={name: dict(zip(one.names, one.marks, strict=False)) for name, one in known.items()},
             human=human,
+            left_out=left_out,
         )
         return whole if not data.folds else whole.divided(data)
 
