@@ -30,9 +30,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard outpu
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="PATH=VALUE", help="Any setting of teacher_config.yaml, e.g. training.seed=1."
-    ),
+    typer.Option("--set", metavar="PATH=VALUE", help="Any setting of teacher_config.yaml, e.g. training.seed=1."),
 ]
 
 

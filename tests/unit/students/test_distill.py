@@ -197,6 +197,12 @@ def test_labels_of_a_teacher_join_the_human_ones(data: Path, tmp_path: Path, mon
         json.dumps({"splits": lists})
     )
     labels = write_labels(tmp_path / "labels" / "labels.json", range(8, 20), ignored=frozenset({15}))
+    coco = json.loads(labels.read_text())
+    for found in coco["annotations"][4:]:  # of the images without human labels
+        found["score"] = 0.4
+    for found in coco["annotations"][:2]:
+        found["category_id"] = 1
+    labels.write_text(json.dumps(coco))
     seen: list[Batch] = []
     own = DFine.collate
 
@@ -232,7 +238,7 @@ def test_labels_of_a_teacher_join_the_human_ones(data: Path, tmp_path: Path, mon
     for batch in seen:
         scores = torch.cat(batch["scores"])
         assert (scores == 1).sum() == 1, "one of four images has a human label"
-        assert ((scores == 1) | torch.isclose(scores, torch.tensor(0.8))).all()
+        assert ((scores == 1) | torch.isclose(scores, torch.tensor(0.5))).all()
     unsure = sum(len(labels) for batch in seen for labels in batch["ignored_labels"])
     assert 0 < unsure < len(seen) * 3
     (result,) = read_metadata(runs[0].layout, Storage()).teachers
@@ -272,7 +278,18 @@ def test_objects_below_the_lowest_score_are_ignored(tmp_path: Path) -> None:
     for lowest, ignored in ((0.3, False), (0.5, True)):
         dataset = teacher_labels(labels, ["green", "red"], min_score=lowest, where="labels.json")
         assert [one.ignored for objects in dataset.annotations for one in objects] == [ignored] * 2
-        assert [one.score for objects in dataset.annotations for one in objects] == pytest.approx([0.4] * 2)
+
+
+def test_scores_are_shares_of_what_is_a_high_score_of_the_class(tmp_path: Path) -> None:
+    file = write_labels(tmp_path / "labels.json", range(20), score=0.1, ignored=frozenset({2}))
+    coco = json.loads(file.read_text())
+    for number, found in enumerate(coco["annotations"]):
+        found["score"] = 0.9 if found.get("ignore") else [0.1, 0.2, 0.2, 0.2][number // 2 % 4]
+    file.write_text(json.dumps(coco))
+    dataset = teacher_labels(load_predictions(str(file), storage=Storage()), ["green", "red"], min_score=0, where="")
+    objects = [one for objects in dataset.annotations for one in objects]
+    assert {round(one.score, 3) for one in objects if not one.ignored} == {0.5, 1.0}
+    assert {one.class_index for one in objects if one.score == 1} == {0, 1}
 
 
 def labels_with(tmp_path: Path, *changes: dict[str, Any], image: dict[str, Any] | None = None) -> CocoDataset:
