@@ -153,7 +153,7 @@ def train_once(options: argparse.Namespace) -> None:
     """Train one student and append the line."""
     import torch
 
-    from engine.config.distill import generate_distill_config
+    from engine.config.distill import LabelsFile, generate_distill_config
     from engine.dataset import inspect_request
     from engine.spec.distill import DistillSpec
     from engine.storage import Storage
@@ -195,7 +195,7 @@ def train_once(options: argparse.Namespace) -> None:
     )
     digest = "" if unlabelled is None else sha256(Path(unlabelled["labels"]).read_bytes()).hexdigest()
     info = inspect_request(spec.dataset, storage=Storage())
-    config = generate_distill_config(info, spec, labels_digest=digest)
+    config = generate_distill_config(info, spec, labels=LabelsFile(digest))
     folder = work / options.method
     shutil.rmtree(folder, ignore_errors=True)
     begin = time.monotonic()

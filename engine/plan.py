@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.config import RunConfig, generate_config
-from engine.config.distill import generate_distill_config
+from engine.config.distill import LabelsFile, generate_distill_config
 from engine.dataset.types import DatasetInfo
 from engine.layout import RunLayout
 from engine.manifest import DistillManifest, Manifest
@@ -31,7 +31,7 @@ def plan(
     info: DatasetInfo,
     *,
     base_digest: Callable[[str], str | None] = lambda base_model: None,
-    labels_digest: str = "",
+    labels: LabelsFile | None = None,
 ) -> tuple[TrainingRun, ...]:
     """Return one training run per teacher that the data needs, boxes before masks, or that of a student. Pure.
 
@@ -44,7 +44,7 @@ def plan(
     config: RunConfig
     if isinstance(manifest, DistillManifest):
         config = generate_distill_config(
-            info, manifest.spec, name=manifest.name, base_digest=base_digest, labels_digest=labels_digest
+            info, manifest.spec, name=manifest.name, base_digest=base_digest, labels=labels
         )
     else:
         config = generate_config(info, manifest.spec, name=manifest.name, base_digest=base_digest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from engine.config import data_defaults
@@ -31,6 +32,19 @@ from engine.text.pydantic_errors import parse
 HUMAN_SHARE = "0.5"
 
 
+@dataclass(frozen=True)
+class LabelsFile:
+    """Labels of teachers, as far as the configuration depends on them.
+
+    Attributes:
+        digest: sha256 of the file in hex.
+        images: Number of images in it.
+    """
+
+    digest: str = ""
+    images: int = 0
+
+
 def generate_distill_config(
     info: DatasetInfo,
     spec: DistillSpec,
@@ -38,7 +52,7 @@ def generate_distill_config(
     name: str = "run",
     run_id: str | None = None,
     base_digest: Callable[[str], str | None] = lambda base_model: None,
-    labels_digest: str = "",
+    labels: LabelsFile | None = None,
 ) -> DistillConfig:
     """Return the complete configuration of a distillation.
 
@@ -48,13 +62,13 @@ def generate_distill_config(
         name: Name of the request.
         run_id: Default: a digest of the configuration.
         base_digest: Returns a digest of the files of a base model.
-        labels_digest: sha256 of the labels of teachers; empty without any.
+        labels: The labels of teachers; None without any.
 
     Raises:
         ConfigError: Settings are unknown, or contradict each other or the data.
         DataError: No student can be trained on this data.
     """
-    student = spec.student.name
+    student, labels = spec.student.name, labels or LabelsFile()
     check_student_data(info, spec.dataset, student)
     defaults = training_defaults()
     training = defaults | {
@@ -72,7 +86,7 @@ def generate_distill_config(
         "augmentation": plain(data_defaults.augmentation(spec.augmentation, info)),
         "training": first_set(training, defaults),
         "students": {student.slug: _student(spec.student)},
-        "labels": None if spec.unlabelled is None else _labels(spec, spec.unlabelled, labels_digest),
+        "labels": None if spec.unlabelled is None else _labels(spec, spec.unlabelled, labels.digest),
         "optimize": [plain(one) for one in spec.optimize],
     }
     del config["training"]["sweep"]
@@ -83,7 +97,7 @@ def generate_distill_config(
     settings = config["students"][student.slug]
     if settings["masks"] in (None, True):
         settings["masks"] = learns_masks(info, student, asked=settings["masks"])
-    _fill(settings, images=train_images(info, spec.dataset))
+    _fill(settings, images=train_images(info, spec.dataset) + labels.images)
     config["run_id"] = run_id or "unknown"
     check = partial(parse, DistillConfig, where="the configuration")
     check(config)
@@ -119,7 +133,7 @@ def _labels(spec: DistillSpec, asked: UnlabelledSpec, digest: str) -> Plain:
 
 
 def _fill(settings: Plain, *, images: int) -> None:
-    """Fill unset values from the number of training images."""
+    """Fill unset values from the number of training images, with labels of any kind."""
     random = settings["base_model"] is None
     if settings["batch_size"] is None:
         settings["batch_size"] = data_defaults.student_batch_size(images)

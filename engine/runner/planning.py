@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from functools import partial
 
 from engine.config import RunConfig, decisive, from_yaml, to_yaml
 from engine.config.data_checks import check_pieces
+from engine.config.distill import LabelsFile
 from engine.dataset import DatasetInfo, inspect_request
 from engine.dataset.checks.class_name_checks import check_class_names, find_vocabulary, of_language
 from engine.dataset.export_layouts import find_single_split
-from engine.errors import ConfigError
+from engine.errors import ConfigError, DataError
 from engine.estimate.forecast import check_layers
 from engine.manifest import DistillManifest, Manifest
 from engine.plan import TrainingRun, plan
@@ -36,7 +38,7 @@ def prepare(manifest: Manifest | DistillManifest, storage: Storage) -> tuple[Dat
         manifest,
         info,
         base_digest=partial(base_digest, storage=storage),
-        labels_digest="" if labels is None else hashlib.sha256(storage.read_bytes(labels)).hexdigest(),
+        labels=None if labels is None else _labels_file(labels, storage),
     )
     check_layers(runs[0].config, storage)
     teachers, prompts = runs[0].config.teachers, runs[0].config.data.prompts
@@ -72,6 +74,15 @@ def begin(info: DatasetInfo, runs: tuple[TrainingRun, ...], storage: Storage) ->
         storage.note(told)
     storage.write_bytes(layout.config, to_yaml(config).encode(), content_type="application/yaml")
     storage.write_bytes(layout.dataset, info.model_dump_json(indent=2).encode(), content_type="application/json")
+
+
+def _labels_file(uri: str, storage: Storage) -> LabelsFile:
+    content = storage.read_bytes(uri)
+    try:
+        images = len(json.loads(content)["images"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        raise DataError(f"{uri} is not labels with scores: give the COCO JSON that `teacher label` writes") from None
+    return LabelsFile(hashlib.sha256(content).hexdigest(), images)
 
 
 def _is_same(text: bytes, config: RunConfig) -> bool:

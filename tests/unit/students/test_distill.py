@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 
 import engine
 from engine.cli.app import app
-from engine.config.distill import generate_distill_config
+from engine.config.data_section import train_images
+from engine.config.distill import LabelsFile, generate_distill_config
 from engine.dataset import inspect_dataset
 from engine.dataset.predictions import load_predictions
 from engine.dataset.teacher_labels import teacher_labels
@@ -130,6 +131,45 @@ def test_unset_values_follow_from_the_data(data: Path, tmp_path: Path) -> None:
     assert (settings.size, settings.batch_size, settings.epochs) == ("nano", 8, 300)
     assert config.labels is None
     assert re.fullmatch("[0-9a-f]{12}", config.run_id)
+
+
+@pytest.mark.parametrize(
+    ("labelled", "batch_size", "steps"), [(100, 8, 3000), (1_000, 8, 3000), (20_000, 32, 24 * 626)]
+)
+def test_labelled_images_count_for_the_length_of_the_training(
+    data: Path, labelled: int, batch_size: int, steps: int
+) -> None:
+    """3,000 steps, or 24 passes if that is more."""
+    given = {"dataset": {"annotations": str(data)}, "output": "out", "unlabelled": {"labels": "labels.json"}}
+    spec = DistillSpec.model_validate(given)
+    info = inspect_dataset(data)
+    human = train_images(info, spec.dataset)
+    config = generate_distill_config(info, spec, labels=LabelsFile("a", labelled))
+    settings = config.students.of(StudentName.DFINE)
+    assert settings is not None
+    planned = Steps.of(settings, images=human + labelled, seed=0, human=human, human_share=0.5).total
+    assert settings.batch_size == batch_size
+    assert steps <= planned < 1.05 * steps
+    assert settings.warmup_fraction == 0.05
+
+
+def test_planning_counts_the_images_of_the_labels(data: Path, tmp_path: Path) -> None:
+    spec = {"dataset": {"annotations": str(data)}, "output": str(tmp_path)}
+    epochs = []
+    for images in (1, 500):
+        labels = tmp_path / f"{images}.json"
+        found = [{"id": number, "file_name": f"{number}.png"} for number in range(images)]
+        labels.write_text(json.dumps({"images": found, "annotations": [], "categories": []}))
+        asked = DistillSpec.model_validate(spec | {"unlabelled": {"labels": str(labels)}})
+        _, (run,) = prepare(DistillManifest(name="edge", spec=asked), Storage())
+        settings = run.config.models.of(StudentName.DFINE)
+        assert settings is not None
+        epochs.append(settings.epochs)
+    assert epochs[0] == 300
+    assert epochs[1] < 50
+    labels.write_text("[]")
+    with pytest.raises(DataError, match="is not labels with scores"):
+        prepare(DistillManifest(name="edge", spec=asked), Storage())
 
 
 @pytest.mark.parametrize(
