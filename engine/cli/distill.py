@@ -70,7 +70,7 @@ def distill(
 
     manifest = read_request().manifest
     runner.check_artifact_formats(manifest)
-    manifest = runner.label_unlabelled(manifest)
+    manifest = runner.label_unlabelled(manifest, options.storage_of(manifest))
     layout, done, _ = complete_run(manifest, again=again, progress=progress, work_dir=work_dir)
     show_results(done.teachers)
     for made in done.artifacts:

@@ -200,7 +200,7 @@ class LabelsConfig(ConfigModel):
     annotations: Uri = Field(description="COCO JSON whose annotations have a score")
     images: Uri | None = Field(description="folder of the images; null: next to the annotations")
     digest: str = Field(description="sha256 of the annotations, to detect a change")
-    human_share: float = Field(gt=0, le=1, description="share of the images of each step that have human labels")
+    human_share: float = Field(gt=0, lt=1, description="share of the images of each step that have human labels")
     min_score: float = Field(
         ge=0, le=1, description="lowest score of an object to learn; objects below are neither object nor background"
     )

@@ -23,23 +23,22 @@ from engine.storage.base_model_identity import base_digest
 ELSEWHERE = "move {} away, train into another output, or give `teacher run --again` (again=True) to replace it"
 
 
-def prepare(manifest: Manifest | DistillManifest, storage: Storage) -> tuple[DatasetInfo, tuple[TrainingRun, ...]]:
+def prepare(
+    manifest: Manifest | DistillManifest, storage: Storage, *, labels: LabelsFile | None = None
+) -> tuple[DatasetInfo, tuple[TrainingRun, ...]]:
     """Inspect the data and plan the training runs; nothing is written.
 
-    Unlabelled images need labels: see :func:`engine.runner.label_unlabelled`.
+    Unlabelled images need labels: see :func:`engine.runner.label_unlabelled`. To check a request before they exist,
+    give what is known of them as ``labels``; by default the file is read.
 
     Before a GPU is used, this also checks that the user's retention data exists, that the base has the layers that
     are skipped, and that the base's tokenizer can read the class names.
     """
     info = inspect_request(manifest.spec.dataset, storage=storage)
     unlabelled = manifest.spec.unlabelled if isinstance(manifest, DistillManifest) else None
-    labels = None if unlabelled is None else unlabelled.labels
-    runs = plan(
-        manifest,
-        info,
-        base_digest=partial(base_digest, storage=storage),
-        labels=None if labels is None else _labels_file(labels, storage),
-    )
+    if labels is None and unlabelled is not None and unlabelled.labels is not None:
+        labels = _labels_file(unlabelled.labels, storage)
+    runs = plan(manifest, info, base_digest=partial(base_digest, storage=storage), labels=labels)
     check_layers(runs[0].config, storage)
     teachers, prompts = runs[0].config.teachers, runs[0].config.data.prompts
     if teachers.reader is not None and (reader := teachers.of(teachers.reader)) is not None:

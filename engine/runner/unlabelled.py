@@ -5,23 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 
+from engine.config.distill import LabelsFile
+from engine.dataset.file_listing import list_files
+from engine.dataset.splits.split_files import is_image
 from engine.errors import EXIT_ERRORS, InterruptedTrainingError, TeacherError
 from engine.manifest import DistillManifest
 from engine.processes import child_process
 from engine.processes.supervisor import Child, supervise
+from engine.runner.planning import prepare
 from engine.runner.stage_process import STOPPED
-from engine.storage import join
+from engine.storage import ObjectInfo, Storage, join
 
 UNSURE_SHARE = "0.5"
 
 
-def label_unlabelled(manifest: DistillManifest) -> DistillManifest:
+def label_unlabelled(manifest: DistillManifest, storage: Storage) -> DistillManifest:
     """Let the teacher label the unlabelled images, and return the manifest with the labels.
 
     The labels are kept next to the runs; the same request finds them, and resumes an interrupted labelling. Without a
-    teacher, or with given labels, nothing is done.
+    teacher, or with given labels, nothing is done. The request is planned before the first labelling, which may take
+    hours: wrong settings are found before it.
 
     Raises:
+        ConfigError: Settings are unknown, or contradict each other or the data.
+        DataError: No student can be trained on this data.
         TeacherError: Labelling failed; the class is that of its exit code.
     """
     spec, unlabelled = manifest.spec, manifest.spec.unlabelled
@@ -30,6 +37,10 @@ def label_unlabelled(manifest: DistillManifest) -> DistillManifest:
     share = unlabelled.unsure_share or UNSURE_SHARE
     key = hashlib.sha256(json.dumps([spec.teacher, unlabelled.images, share]).encode()).hexdigest()[:12]
     labels = join(spec.output, manifest.name, "labels", f"{key}.json")
+    given = unlabelled.model_copy(update={"labels": labels, "unsure_share": None})
+    labelled = manifest.model_copy(update={"spec": spec.model_copy(update={"unlabelled": given})})
+    if not storage.exists(labels):
+        prepare(labelled, storage, labels=LabelsFile(images=len(_images(str(unlabelled.images), storage))))
     words = ["label", "--adapters", spec.teacher, "--images", str(unlabelled.images), "--output", labels]
     words += ["--unsure", share]
     if spec.storage.endpoint_url is not None:
@@ -40,5 +51,9 @@ def label_unlabelled(manifest: DistillManifest) -> DistillManifest:
         code = ended.exit_code
         error = InterruptedTrainingError if code in STOPPED else EXIT_ERRORS.get(code, TeacherError)
         raise error(f"labelling {unlabelled.images} with {spec.teacher} failed: see its messages above")
-    given = unlabelled.model_copy(update={"labels": labels, "unsure_share": None})
-    return manifest.model_copy(update={"spec": spec.model_copy(update={"unlabelled": given})})
+    return labelled
+
+
+def _images(folder: str, storage: Storage) -> list[ObjectInfo]:
+    """Return the images that are labelled."""
+    return [item for item in list_files(folder, storage) if is_image(item.key)]

@@ -59,6 +59,12 @@ def _is_positive(value: str) -> str:
     return value
 
 
+def _is_part(value: str) -> str:
+    if not 0 < Decimal(value) < 1:
+        raise ValueError('must be above "0" and below "1"')
+    return value
+
+
 def _is_share(value: str) -> str:
     if Decimal(value) > 1:
         raise ValueError('must be at least "0" and at most "1"')
@@ -68,6 +74,8 @@ def _is_share(value: str) -> str:
 Dropout = Annotated[DecimalString, AfterValidator(_is_probability)]
 LearningRate = Annotated[DecimalString, AfterValidator(_is_positive)]
 Share = Annotated[DecimalString, AfterValidator(_is_share)]
+Part = Annotated[DecimalString, AfterValidator(_is_part)]
+"""A share that is neither nothing nor all."""
 
 
 class SpecModel(BaseModel):

@@ -8,7 +8,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from engine.registry import StudentName
 from engine.spec.augmentation import AugmentationSpec
-from engine.spec.base import LearningRate, SettingPath, SettingValue, Share, SpecModel, Uri
+from engine.spec.base import LearningRate, Part, SettingPath, SettingValue, Share, SpecModel, Uri
 from engine.spec.dataset import DatasetSpec
 from engine.spec.optimize import ArtifactSpec
 from engine.spec.request import check_output, check_setting_paths
@@ -72,9 +72,10 @@ class UnlabelledSpec(SpecModel):
         description="Share of the threshold of a class from which the teacher's boxes below it are ignored in "
         'training instead of being background, such as "0.5" (default); "1": none.',
     )
-    human_share: Share | None = Field(
+    human_share: Part | None = Field(
         default=None,
-        description='Share of the images of each step that have human labels, such as "0.5"; default: half.',
+        description='Share of the images of each step that have human labels, above 0 and below 1, such as "0.5"; '
+        "default: half.",
     )
     min_score: Share | None = Field(
         default=None,

@@ -35,7 +35,7 @@ from engine.registry import StudentName
 from engine.results.run_files import read_metadata
 from engine.runner import begin, label_unlabelled, prepare
 from engine.spec import TeacherName
-from engine.spec.distill import DistillSpec
+from engine.spec.distill import DistillSpec, UnlabelledSpec
 from engine.storage import Storage
 from engine.students import DFine
 from engine.training.data.sampler import Steps
@@ -396,10 +396,11 @@ def test_a_teacher_labels_the_unlabelled_images_first(
         return Ended(0, None)
 
     monkeypatch.setattr("engine.runner.unlabelled.supervise", supervised)
+    write_toy_data(tmp_path / "yard" / "all.json", range(2))
     unlabelled = {"images": str(tmp_path / "yard"), "humanShare": "0.3"}
     spec = {"dataset": {"annotations": str(data)}, "output": str(tmp_path), "teacher": "run", "unlabelled": unlabelled}
     manifest = DistillManifest(name="edge", spec=DistillSpec.model_validate(spec))
-    found = label_unlabelled(manifest).spec
+    found = label_unlabelled(manifest, Storage()).spec
     (words,) = commands
     labels = words[words.index("--output") + 1]
     assert words[words.index("--adapters") + 1] == "run"
@@ -407,11 +408,41 @@ def test_a_teacher_labels_the_unlabelled_images_first(
     assert found.teacher == "run", "the report compares the student with it"
     assert found.unlabelled is not None
     assert (found.unlabelled.labels, found.unlabelled.human_share) == (labels, "0.3")
-    assert label_unlabelled(manifest.model_copy(update={"spec": found})).spec == found
+    assert label_unlabelled(manifest.model_copy(update={"spec": found}), Storage()).spec == found
     assert len(commands) == 1
     monkeypatch.setattr("engine.runner.unlabelled.supervise", lambda children, **options: Ended(41, None))
     with pytest.raises(DataError, match=r"labelling .*yard with run failed"):
-        label_unlabelled(manifest)
+        label_unlabelled(manifest, Storage())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"settings": {"labels.humanShare": "0.3"}}, "humanShare"),
+        ({"settings": {"labels.human_share": "1"}}, "human_share"),
+        ({"student": {"batchSize": 1}}, "with labels students.dfine.batch_size must be at least 2: a step has images"),
+        ({"settings": {"students.*.batch_size": "1"}}, "students.dfine.batch_size must be at least 2"),
+        ({"dataset": {"annotations": "all.json", "split": {"folds": 3}}}, "folds cannot be combined with labels"),
+    ],
+)
+def test_wrong_settings_are_found_before_the_images_are_labelled(
+    data: Path, tmp_path: Path, changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data.parent)
+    monkeypatch.setattr("engine.runner.unlabelled.supervise", lambda children, **options: pytest.fail("it labels"))
+    write_toy_data(tmp_path / "yard" / "all.json", range(2))
+    unlabelled = {"images": str(tmp_path / "yard")}
+    spec = {"dataset": {"annotations": "all.json"}, "output": str(tmp_path / "output"), "teacher": "run"}
+    asked = DistillSpec.model_validate(spec | {"unlabelled": unlabelled} | changes)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        label_unlabelled(DistillManifest(name="edge", spec=asked), Storage())
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize("share", ["0", "1", "1.5"])
+def test_each_step_has_images_of_both_kinds(share: str) -> None:
+    with pytest.raises(ValueError, match='must be above "0" and below "1"'):
+        UnlabelledSpec.model_validate({"labels": "labels.json", "humanShare": share})
 
 
 @pytest.mark.parametrize(
