@@ -415,6 +415,42 @@ def test_a_teacher_labels_the_unlabelled_images_first(
         label_unlabelled(manifest, Storage())
 
 
+@pytest.mark.parametrize("own_folder", [False, True])
+def test_new_labels_are_made_if_images_or_teacher_change(
+    data: Path, tmp_path: Path, own_folder: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.runner.unlabelled.supervise", lambda children, **options: Ended(0, None))
+    yard, run = tmp_path / "yard", tmp_path / "run"
+    write_toy_data(yard / "all.json", range(2))
+    adapter = Path(RunLayout(str(run)).teacher(TeacherName.GROUNDING_DINO))
+    adapter.mkdir(parents=True)
+    for file in ("teacher.json", "adapter_model.safetensors", "result.json"):
+        (adapter / file).write_text("first")
+    spec = {"dataset": {"annotations": str(data)}, "output": str(tmp_path)}
+    given = {"teacher": str(adapter if own_folder else run), "unlabelled": {"images": str(yard)}}
+    manifest = DistillManifest(name="edge", spec=DistillSpec.model_validate(spec | given))
+
+    def labels() -> str | None:
+        found = label_unlabelled(manifest, Storage()).spec.unlabelled
+        return None if found is None else found.labels
+
+    seen = [labels()]
+    (yard / "notes.txt").write_text("no image")
+    (adapter / "README.md").write_text("not decisive")
+    assert labels() == seen[0]
+    image = next(yard.rglob("*.png"))
+    for change in (
+        lambda: image.with_name("new.png").write_bytes(image.read_bytes()),
+        lambda: image.write_bytes(b"another image"),
+        lambda: (adapter / "adapter_model.safetensors").write_text("tuned again"),
+        lambda: (adapter / "result.json").write_text("other thresholds"),
+    ):
+        change()
+        assert labels() == labels()
+        seen.append(labels())
+    assert len(set(seen)) == 5
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
