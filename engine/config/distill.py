@@ -26,6 +26,7 @@ from engine.config.resolve import (
     training_defaults,
 )
 from engine.dataset.types import DatasetInfo
+from engine.errors import ConfigError
 from engine.spec.distill import DistillSpec, StudentSpec, UnlabelledSpec
 from engine.text.pydantic_errors import parse
 
@@ -113,6 +114,9 @@ def _student(asked: StudentSpec) -> Plain:
     settings = first_set(own, teacher_defaults(asked.name))
     if settings["base_model"] is None and settings["size"] is None:
         settings["size"] = "nano"
+    sizes = asked.name.traits.sizes
+    if settings["size"] is not None and settings["size"] not in sizes:
+        raise ConfigError(f"{asked.name} has no size {settings['size']!r}: there are {', '.join(sizes)}")
     if own["learning_rate"] is None:
         traits = asked.name.traits
         of_base = next((base.size for base in traits.published if base.name == settings["base_model"]), "")
