@@ -9,7 +9,7 @@ augmentation, schedule and learning rate:
 
     human    some images with human labels, chosen by the seed
     teacher  the same, and the other training images with labels of a teacher that was tuned on the same images only
-    hard     the same without scores and unsure objects: labels above the threshold of their class count fully
+    soft     the same with soft scores, and with an ignore band of unsure objects
     library  as human, with the loss of transformers instead of ours
 
 The best weights are chosen on the human labels of the validation split, and AP is that of the test split. A teacher is
@@ -41,10 +41,10 @@ BASES = ROOT / "examples" / "tiny_teachers"
 LEARNS_FROM = {
     "human": "human labels",
     "teacher": "human and teacher labels",
-    "hard": "the same, scores as a hard threshold",
+    "soft": "the same, soft scores and an ignore band",
     "library": "human labels, criterion of transformers",
 }
-FEW = (("human", "teacher", "hard"), ("human", "teacher"))
+FEW = (("human", "teacher", "soft"), ("human", "teacher"))
 """Methods for the smaller and the larger share of images; all images: human and library."""
 SHARES = (0.1, 0.25)
 BATCH_SIZE = 8
@@ -102,7 +102,8 @@ def teacher_labels(options: argparse.Namespace, human: Path, others: Path, work:
     """Return the labels of a teacher that is tuned on the human images, and its AP on the test split."""
     import engine
 
-    labels = work / "labels.json"
+    soft = options.method == "soft"
+    labels = work / f"labels-{options.method}.json"
     run = engine.fine_tune(
         splits(options, human),
         output=work / "teachers",
@@ -118,19 +119,10 @@ def teacher_labels(options: argparse.Namespace, human: Path, others: Path, work:
         training={"seed": options.seed},
     )
     if not labels.is_file():
-        engine.label(run.uri, others, labels, unsure=0.5)
+        engine.label(run.uri, others, labels, unsure=0.5 if soft else 1.0)
     tested = run.teachers[0].test_after
     assert tested is not None
     return labels, tested.ap
-
-
-def without_doubt(labels: Path) -> Path:
-    """Return labels that all count fully, without the unsure ones."""
-    data = json.loads(labels.read_text())
-    sure = [one for one in data["annotations"] if not one.get("ignore")]
-    hard = labels.with_name("hard.json")
-    hard.write_text(json.dumps(data | {"annotations": [one | {"score": 1.0} for one in sure]}))
-    return hard
 
 
 def use_loss_of_the_library() -> None:
@@ -166,10 +158,9 @@ def train_once(options: argparse.Namespace) -> None:
     human, others = divided(options, work)
     images = len(json.loads(human.read_text())["images"])
     unlabelled, teacher_ap = None, None
-    if options.method in ("teacher", "hard"):
+    if options.method in ("teacher", "soft"):
         labels, teacher_ap = teacher_labels(options, human, others, work)
-        given = labels if options.method == "teacher" else without_doubt(labels)
-        unlabelled = {"labels": str(given), "images": str(others)}
+        unlabelled = {"labels": str(labels), "images": str(others)}
         images += len(list(others.iterdir()))
     if options.method == "library":
         use_loss_of_the_library()
@@ -189,6 +180,7 @@ def train_once(options: argparse.Namespace) -> None:
                 "students.*.evaluations": "4",
                 "students.*.warmup_fraction": "0.05",
                 "training.workers": "0",
+                **({"labels.soft_scores": "true"} if options.method == "soft" else {}),
             },
         },
         by_name=True,

@@ -50,7 +50,8 @@ class ConfigModel(BaseModel):
     @classmethod
     def _reject_booleans(cls, value: Any, info: ValidationInfo) -> Any:
         """Reject booleans: pydantic would accept them as 1 and 0."""
-        takes = info.field_name is not None and bool in get_args(cls.model_fields[info.field_name].annotation)
+        kind = None if info.field_name is None else cls.model_fields[info.field_name].annotation
+        takes = kind is bool or bool in get_args(kind)
         if isinstance(value, bool) and not takes and info.field_name != "checkpointing":  # it has its own message
             raise ValueError("must not be true or false")
         return value

@@ -204,6 +204,11 @@ class LabelsConfig(ConfigModel):
     min_score: float = Field(
         ge=0, le=1, description="lowest score of an object to learn; objects below are neither object nor background"
     )
+    soft_scores: bool = Field(
+        default=False,
+        description="let the score of a teacher's object, as a share of a high score of its class, be the confidence "
+        "to learn; false: learn it like an object with a human label",
+    )
 
 
 class ArtifactConfig(ConfigModel):

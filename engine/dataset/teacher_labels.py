@@ -15,15 +15,20 @@ from engine.text.safe_text import listed
 CERTAIN = 0.9
 """Share of the sure objects of a class whose scores are below the one that counts as certain."""
 
+HIGHEST = float(np.nextafter(np.float32(1), np.float32(0)))
+"""Highest score of a teacher's object: 1 marks human labels, whose masks are learned whole."""
 
-def teacher_labels(found: Predictions, classes: Sequence[str], *, min_score: float, where: str) -> CocoDataset:
+
+def teacher_labels(
+    found: Predictions, classes: Sequence[str], *, min_score: float, soft: bool, where: str
+) -> CocoDataset:
     """Return the labels as objects with scores.
 
     Objects that the labels mark as unsure, or whose score is below ``min_score``, are ignored in training, and so are
     crowds. An object without a mask has none here, whatever others have. An image without objects is an example of
     background.
 
-    The score of an object is divided by the 90th percentile of the sure ones of its class, at most 1. A teacher's
+    With soft scores, that of an object is divided by the 90th percentile of the sure ones of its class. A teacher's
     scores are no probabilities: those of a tuned Grounding DINO are about 0.2 where its boxes are right, and as they
     are they would teach a student to doubt what human labels teach it to be sure of.
 
@@ -31,6 +36,7 @@ def teacher_labels(found: Predictions, classes: Sequence[str], *, min_score: flo
         found: Labels by file name.
         classes: Class names in the order of class indices; objects of others are left out.
         min_score: Lowest score of an object to learn.
+        soft: Objects keep a score to learn; otherwise it is :data:`HIGHEST`, in effect that of human labels.
         where: Name of the file in messages.
 
     Raises:
@@ -46,7 +52,7 @@ def teacher_labels(found: Predictions, classes: Sequence[str], *, min_score: flo
     for name, objects in found.seen.items():
         _check_scores(objects.scores, name, where)
     sure_of = {name: ~found.unsure[name] & (objects.scores >= min_score) for name, objects in found.seen.items()}
-    high = _high_scores(found, sure_of)
+    high = _high_scores(found, sure_of) if soft else np.zeros(len(found.classes))
     images, annotations = [], []
     for number, (name, objects) in enumerate(found.seen.items()):
         width, height = found.sizes[name]
@@ -60,7 +66,7 @@ def teacher_labels(found: Predictions, classes: Sequence[str], *, min_score: flo
                     area=(box[2] - box[0]) * (box[3] - box[1]),
                     iscrowd=crowd,
                     segmentation=None if unmasked else mask,
-                    score=min(score / high[label], 1.0),
+                    score=min(score / high[label], HIGHEST) if soft else HIGHEST,
                     ignored=not kept,
                 )
                 for position, (box, label, score, kept, crowd, mask, unmasked) in enumerate(

@@ -19,7 +19,8 @@ from engine.runner.stage_process import STOPPED
 from engine.spec import TeacherName
 from engine.storage import ObjectInfo, Storage, join
 
-UNSURE_SHARE = "0.5"
+UNSURE_SHARE = "1"
+"""None: what the teacher does not keep is background, as in human labels."""
 
 ADAPTER_FILES = (ADAPTER_CARD, ADAPTER_CONFIG, ADAPTER, RESULT)
 """Files of an adapter that decide its labels, in its folder."""

@@ -70,7 +70,7 @@ class UnlabelledSpec(SpecModel):
     unsure_share: Share | None = Field(
         default=None,
         description="Share of the threshold of a class from which the teacher's boxes below it are ignored in "
-        'training instead of being background, such as "0.5" (default); "1": none.',
+        'training instead of being background, such as "0.5"; default: none.',
     )
     human_share: Part | None = Field(
         default=None,

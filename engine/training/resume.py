@@ -154,7 +154,7 @@ def run_fingerprint(
 
 def _labels(labels: Mapping[str, Any], splits: Splits) -> dict[str, Any]:
     images = len(splits.train.paths) - (splits.human or 0)
-    return {key: labels[key] for key in ("digest", "human_share", "min_score")} | {"images": images}
+    return {key: labels[key] for key in ("digest", "human_share", "min_score", "soft_scores")} | {"images": images}
 
 
 def check_same_run(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -80,7 +80,7 @@ class TeacherLabelled:
                 "now): start again from the manifest, which creates another run"
             )
         found = load_predictions(where, storage=storage)
-        dataset = teacher_labels(found, classes, min_score=config.min_score, where=where)
+        dataset = teacher_labels(found, classes, min_score=config.min_score, soft=config.soft_scores, where=where)
         if not dataset.images:
             raise DataError(f"{where} has no images: label some")
         folder = ImageFolder(config.images or parent(where), storage=storage, cache=cache)

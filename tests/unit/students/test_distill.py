@@ -259,7 +259,7 @@ def test_labels_of_a_teacher_join_the_human_ones(data: Path, tmp_path: Path, mon
             "student": {"size": "femto", "epochs": 1, "batchSize": 4},
             "teacher": str(teacher),
             "unlabelled": {"labels": str(labels), "humanShare": "0.25"},
-            "settings": SMALL,
+            "settings": SMALL | {"labels.soft_scores": "true"},
         }
     )
     manifest = DistillManifest(name="edge", spec=spec)
@@ -309,14 +309,14 @@ def test_labels_without_scores_or_of_other_classes_are_refused(data: Path, tmp_p
         load_predictions(str(data), storage=Storage())
     labels = load_predictions(str(write_labels(tmp_path / "labels.json", range(2))), storage=Storage())
     with pytest.raises(DataError, match="none of the classes of the dataset, blue"):
-        teacher_labels(labels, ["blue"], min_score=0, where="labels.json")
+        teacher_labels(labels, ["blue"], min_score=0, soft=True, where="labels.json")
 
 
 def test_objects_below_the_lowest_score_are_ignored(tmp_path: Path) -> None:
     file = write_labels(tmp_path / "labels.json", range(2), score=0.4)
     labels = load_predictions(str(file), storage=Storage())
     for lowest, ignored in ((0.3, False), (0.5, True)):
-        dataset = teacher_labels(labels, ["green", "red"], min_score=lowest, where="labels.json")
+        dataset = teacher_labels(labels, ["green", "red"], min_score=lowest, soft=True, where="labels.json")
         assert [one.ignored for objects in dataset.annotations for one in objects] == [ignored] * 2
 
 
@@ -326,10 +326,17 @@ def test_scores_are_shares_of_what_is_a_high_score_of_the_class(tmp_path: Path) 
     for number, found in enumerate(coco["annotations"]):
         found["score"] = 0.9 if found.get("ignore") else [0.1, 0.2, 0.2, 0.2][number // 2 % 4]
     file.write_text(json.dumps(coco))
-    dataset = teacher_labels(load_predictions(str(file), storage=Storage()), ["green", "red"], min_score=0, where="")
+    dataset = teacher_labels(
+        load_predictions(str(file), storage=Storage()), ["green", "red"], min_score=0, soft=True, where=""
+    )
     objects = [one for objects in dataset.annotations for one in objects]
     assert {round(one.score, 3) for one in objects if not one.ignored} == {0.5, 1.0}
-    assert {one.class_index for one in objects if one.score == 1} == {0, 1}
+    assert {one.class_index for one in objects if one.score > 0.999} == {0, 1}
+    found = load_predictions(str(file), storage=Storage())
+    hard = teacher_labels(found, ["green", "red"], min_score=0, soft=False, where="")
+    scores = {one.score for objects in hard.annotations for one in objects}
+    assert scores == {max(scores)}
+    assert 0.9999 < max(scores) < 1, "1 marks human labels"
 
 
 def labels_with(tmp_path: Path, *changes: dict[str, Any], image: dict[str, Any] | None = None) -> CocoDataset:
@@ -341,7 +348,7 @@ def labels_with(tmp_path: Path, *changes: dict[str, Any], image: dict[str, Any] 
     coco["images"][0] |= image or {}
     file.write_text(json.dumps(coco))
     found = load_predictions(str(file), storage=Storage())
-    return teacher_labels(found, ["green", "red"], min_score=0, where="labels.json")
+    return teacher_labels(found, ["green", "red"], min_score=0, soft=True, where="labels.json")
 
 
 def test_a_crowd_among_labels_is_no_object(tmp_path: Path) -> None:
@@ -404,7 +411,7 @@ def test_a_teacher_labels_the_unlabelled_images_first(
     (words,) = commands
     labels = words[words.index("--output") + 1]
     assert words[words.index("--adapters") + 1] == "run"
-    assert words[words.index("--unsure") + 1] == "0.5"
+    assert words[words.index("--unsure") + 1] == "1"
     assert found.teacher == "run", "the report compares the student with it"
     assert found.unlabelled is not None
     assert (found.unlabelled.labels, found.unlabelled.human_share) == (labels, "0.3")

@@ -134,7 +134,7 @@ def test_predicted_masks_are_the_targets_of_the_next_student(trained: DistillCon
     labels.write_text(json.dumps(seen.coco))
     found = load_predictions(str(labels), storage=Storage())
     assert found.has_masks
-    (objects,) = teacher_labels(found, ("red", "green"), min_score=0, where="labels").annotations
+    (objects,) = teacher_labels(found, ("red", "green"), min_score=0, soft=True, where="labels").annotations
     assert all(one.segmentation for one in objects)
 
 

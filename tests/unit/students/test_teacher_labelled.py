@@ -50,6 +50,7 @@ def fetched(file: Path, human: dict[str, SplitImages], *, max_percent: int = 20)
         digest=hashlib.sha256(file.read_bytes()).hexdigest(),
         human_share=0.5,
         min_score=0,
+        soft_scores=False,
     )
     labelled = TeacherLabelled.of(config, ("red", "green"), storage=Storage(), cache=file.parent / "cache")
     split, left_out = labelled.fetch(human, max_percent=max_percent)
