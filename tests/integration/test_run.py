@@ -199,7 +199,7 @@ def test_a_run_without_a_gain_is_published_and_fails_only_if_asked_to(parts: Pat
         assert done.stderr.count("error: the adapter of Sam is not better than its base: AP") == 1
     (folder,) = tmp_path.glob("out/parts/*/")
     result = json.loads((folder / "metrics.json").read_text())["teachers"][0]
-    assert result["improved"] is False
+    assert result["improved"] is None, "too few validation images to show anything"
     assert "not better than its base" in (folder / "teachers" / "sam_lora" / "README.md").read_text()
 
     left, config = tmp_path / "outcome.json", str(folder / "teacher_config.yaml")
