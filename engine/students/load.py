@@ -11,11 +11,12 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from engine.errors import BaseModelError
-from engine.layout import STUDENT_CARD, STUDENTS
+from engine.layout import ADAPTER_CARD, STUDENT_CARD, STUDENTS, RunLayout
 from engine.models.base_sources import WEIGHTS, refuse_pointers
 from engine.models.registry import REGISTRY
 from engine.models.student import Student
 from engine.models.student_card import StudentCard
+from engine.registry import TeacherName
 from engine.storage import NotFoundError, Storage, is_remote, join, local_path
 from engine.storage.base_model_identity import CONFIG
 
@@ -64,11 +65,20 @@ def find_student(uri: str, *, storage: Storage) -> str:
     found = sorted(item.key.partition("/")[0] for item in storage.list(inside) if item.key.endswith(f"/{STUDENT_CARD}"))
     if len(found) != 1:
         raise BaseModelError(
-            f"{uri} has no {STUDENT_CARD}: it is not the folder of a student"
+            f"{uri} has no {STUDENT_CARD}: it is not the folder of a student{_instead(uri, storage)}"
             if not found
             else f"{uri} has several students: give one of {', '.join(join(inside, one) for one in found)}"
         )
     return join(inside, found[0])
+
+
+def _instead(uri: str, storage: Storage) -> str:
+    """Return what it is, as far as that is known, and the option that takes it."""
+    if uri.endswith((".onnx", ".xml")):
+        return "; --artifact takes exported files"
+    folders = (uri, *map(RunLayout(uri).teacher, TeacherName))
+    is_adapter = any(storage.exists(join(one, ADAPTER_CARD)) for one in folders)
+    return ", but has an adapter of a teacher: --adapter takes it" if is_adapter else ""
 
 
 @contextmanager

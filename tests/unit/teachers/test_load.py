@@ -18,6 +18,7 @@ from engine.errors import BaseModelError, ConfigError, StorageError
 from engine.models.labeller import DEFAULT_THRESHOLD
 from engine.spec import TeacherName
 from engine.storage import Storage
+from engine.students import load_student
 from engine.teachers import adapter_off, find_adapters, load_adapted, load_labeller
 
 THRESHOLDS = {"bolt": 0.2, "nut": 0.4, "washer": 0.6}
@@ -64,6 +65,20 @@ def test_a_run_of_one_teacher_needs_no_name(run: Path, tmp_path: Path) -> None:
 def test_a_folder_that_is_neither_run_nor_adapter_is_reported_so(tmp_path: Path) -> None:
     with pytest.raises(BaseModelError, match="not the folder of an adapter made here, nor of a run"):
         load_adapted(tmp_path)
+
+
+def test_a_student_is_named_as_such_and_an_adapter_is_no_student(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "students" / "dfine"
+    folder.mkdir(parents=True)
+    (folder / "student.json").write_text("{}")
+    for where in (tmp_path, folder):
+        with pytest.raises(BaseModelError, match="has a student, and no adapter of a teacher: --student takes it"):
+            load_adapted(where)
+    for where in (run, run / "teachers" / "sam_lora"):
+        with pytest.raises(BaseModelError, match="but has an adapter of a teacher: --adapter takes it"):
+            load_student(where)
+    with pytest.raises(BaseModelError, match="--artifact takes exported files"):
+        load_student(tmp_path / "model.onnx")
 
 
 def test_a_pipeline_has_both_teachers_and_what_the_run_has_measured(run: Path) -> None:
