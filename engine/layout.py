@@ -97,6 +97,11 @@ def adapter_folder(teacher: ModelName) -> str:
     return f"{TEACHERS}/{teacher.slug}_lora"
 
 
+def model_folders(uri: str, kind: type[ModelName]) -> tuple[str, ...]:
+    """Return where a model may be, if ``uri`` is its own folder or that of its run."""
+    return (uri, *(RunLayout(uri).teacher(name) for name in kind))
+
+
 class RunIdentity(Protocol):
     """The settings that determine the folder of a run; a :class:`engine.config.RunConfig` has them."""
 

@@ -8,7 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engine.errors import BaseModelError
-from engine.layout import ADAPTER, ADAPTER_CARD, ADAPTER_CONFIG, METADATA, RESULT, STUDENT_CARD, RunLayout
+from engine.layout import (
+    ADAPTER,
+    ADAPTER_CARD,
+    ADAPTER_CONFIG,
+    METADATA,
+    RESULT,
+    STUDENT_CARD,
+    RunLayout,
+    model_folders,
+)
 from engine.models.base_sources import refuse_pointers
 from engine.models.lora import AdapterCard
 from engine.models.measured_quality import read_measured
@@ -30,8 +39,7 @@ def find_adapters(uri: str, *, storage: Storage) -> dict[TeacherName, str]:
         return {_read_card(uri, storage).teacher: uri}
     folders = {name: RunLayout(uri).teacher(name) for name in TeacherName}
     found = {name: folder for name, folder in folders.items() if storage.exists(join(folder, ADAPTER_CARD))}
-    students = (uri, *map(RunLayout(uri).teacher, StudentName))
-    if not found and any(storage.exists(join(one, STUDENT_CARD)) for one in students):
+    if not found and any(storage.exists(join(one, STUDENT_CARD)) for one in model_folders(uri, StudentName)):
         raise BaseModelError(f"{uri} has a student, and no adapter of a teacher: --student takes it")
     if not found:
         raise BaseModelError(

@@ -10,7 +10,7 @@ from engine.dataset.file_listing import list_files
 from engine.dataset.images.digest import fingerprint, mark_of
 from engine.dataset.splits.split_files import is_image
 from engine.errors import EXIT_ERRORS, InterruptedTrainingError, TeacherError
-from engine.layout import ADAPTER, ADAPTER_CARD, ADAPTER_CONFIG, RESULT, RunLayout
+from engine.layout import ADAPTER, ADAPTER_CARD, ADAPTER_CONFIG, RESULT, model_folders
 from engine.manifest import DistillManifest
 from engine.processes import child_process
 from engine.processes.supervisor import Child, supervise
@@ -72,6 +72,5 @@ def _images(folder: str, storage: Storage) -> list[ObjectInfo]:
 
 def _teacher_digest(teacher: str, storage: Storage) -> str:
     """Return a digest of the adapters in the folder of a run, or of the adapter whose own folder this is."""
-    folders = [teacher, *(RunLayout(teacher).teacher(name) for name in TeacherName)]
-    files = [join(folder, file) for folder in folders for file in ADAPTER_FILES]
+    files = [join(folder, file) for folder in model_folders(teacher, TeacherName) for file in ADAPTER_FILES]
     return fingerprint(hashlib.sha256(storage.read_bytes(one)).hexdigest() for one in files if storage.exists(one))

@@ -11,7 +11,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from engine.errors import BaseModelError
-from engine.layout import ADAPTER_CARD, STUDENT_CARD, STUDENTS, RunLayout
+from engine.layout import ADAPTER_CARD, STUDENT_CARD, STUDENTS, model_folders
 from engine.models.base_sources import WEIGHTS, refuse_pointers
 from engine.models.registry import REGISTRY
 from engine.models.student import Student
@@ -76,8 +76,7 @@ def _instead(uri: str, storage: Storage) -> str:
     """Return what it is, as far as that is known, and the option that takes it."""
     if uri.endswith((".onnx", ".xml")):
         return "; --artifact takes exported files"
-    folders = (uri, *map(RunLayout(uri).teacher, TeacherName))
-    is_adapter = any(storage.exists(join(one, ADAPTER_CARD)) for one in folders)
+    is_adapter = any(storage.exists(join(one, ADAPTER_CARD)) for one in model_folders(uri, TeacherName))
     return ", but has an adapter of a teacher: --adapter takes it" if is_adapter else ""
 
 
