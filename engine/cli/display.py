@@ -14,10 +14,9 @@ from engine.dataset.types import DatasetInfo, Severity
 from engine.errors import TeacherError
 from engine.evaluation.conclusion import Conclusion, conclude_result
 from engine.results.artifacts import Artifacts
-from engine.results.low_retention import retention_warning
+from engine.results.low_retention import warnings_of
 from engine.results.metric_table import Change, ceiling_sentence, changes, metric_text, metric_values
 from engine.results.metrics import ApMetrics
-from engine.results.no_gain import warning
 from engine.results.trials import selection_sentence, trial_sentence
 from engine.results.types import TeacherResult
 from engine.text.safe_text import plain, shortened
@@ -131,7 +130,7 @@ def show_results(results: Sequence[TeacherResult]) -> None:
                 soft_wrap=True,
             )
     for result in results:
-        for said in filter(None, (warning(result), retention_warning(result))):
+        for said in warnings_of(result):
             warn(said)
     for result in results:
         if result.images_skipped or result.objects_skipped:

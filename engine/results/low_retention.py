@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from engine.results.no_gain import warning
 from engine.results.types import TeacherResult
+
+
+def warnings_of(result: TeacherResult) -> list[str]:
+    """Return the warnings about an adapter: that it has no gain, and that it keeps too little."""
+    return [said for said in (warning(result), retention_warning(result)) if said is not None]
 
 
 def retention_warning(result: TeacherResult) -> str | None:

@@ -12,9 +12,8 @@ import yaml
 from engine.config import RunConfig, TeacherSettings
 from engine.results.card_snippets import original_note, plain_snippet
 from engine.results.licences import licences_of
-from engine.results.low_retention import retention_warning
+from engine.results.low_retention import warnings_of
 from engine.results.metric_table import changes, metric_text
-from engine.results.no_gain import warning
 from engine.results.trials import selection_sentence
 from engine.results.types import TeacherResult
 from engine.text.uris import parent
@@ -45,7 +44,7 @@ def model_card(result: TeacherResult, config: RunConfig, *, versions: Mapping[st
             f"{result.trainable_parameters:,} parameters) for {_code(result.base_model)} at revision "
             f"{_code(revision)}.",
             "",
-            *(line for said in _warnings(result) for line in (f"**Note: {_cell(said)}.**", "")),
+            *(line for said in warnings_of(result) for line in (f"**Note: {_cell(said)}.**", "")),
             "With transformers and PEFT alone:",
             "",
             "```python",
@@ -187,10 +186,6 @@ def _left(result: TeacherResult) -> str:
     if result.retention is None or result.retention.share < 0:
         return "not measured"
     return f"{result.retention.share:.0%} of its AP for {len(result.retention.prompts)} prompts"
-
-
-def _warnings(result: TeacherResult) -> list[str]:
-    return [said for said in (warning(result), retention_warning(result)) if said is not None]
 
 
 def _strength(result: TeacherResult) -> str:
