@@ -11,7 +11,10 @@ from engine.config.sections import ModelsConfig
 from engine.registry import ModelName, StudentName
 from engine.spec import Uri
 
-ImageSide = Annotated[int, Field(ge=32, le=2048, multiple_of=32)]
+MAX_SIDE = 2048
+"""Pixels of the longest side of an input."""
+
+ImageSide = Annotated[int, Field(ge=32, le=MAX_SIDE, multiple_of=32)]
 
 
 class StudentSettings(ModelSettings):

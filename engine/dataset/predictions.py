@@ -115,11 +115,10 @@ def _predictions(coco: dict[str, Any], uri: str) -> Predictions:
         if one.get("exif_orientation") in range(2, 9)
     }
 
+    ordered = {image["file_name"]: _best_first(objects[number]) for number, image in images.items()}
+
     def where(condition: Callable[[dict[str, Any]], bool]) -> dict[str, NDArray[np.bool_]]:
-        return {
-            image["file_name"]: np.array([condition(one) for one in _best_first(objects[number])], np.bool_)
-            for number, image in images.items()
-        }
+        return {name: np.array([condition(one) for one in found], np.bool_) for name, found in ordered.items()}
 
     return Predictions(
         classes,

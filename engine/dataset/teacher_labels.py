@@ -52,7 +52,7 @@ def teacher_labels(
     for name, objects in found.seen.items():
         _check_scores(objects.scores, name, where)
     sure_of = {name: ~found.unsure[name] & (objects.scores >= min_score) for name, objects in found.seen.items()}
-    high = _high_scores(found, sure_of) if soft else np.zeros(len(found.classes))
+    high = _high_scores(found, sure_of) if soft else None
     images, annotations = [], []
     for number, (name, objects) in enumerate(found.seen.items()):
         width, height = found.sizes[name]
@@ -66,7 +66,7 @@ def teacher_labels(
                     area=(box[2] - box[0]) * (box[3] - box[1]),
                     iscrowd=crowd,
                     segmentation=None if unmasked else mask,
-                    score=min(score / high[label], HIGHEST) if soft else HIGHEST,
+                    score=HIGHEST if high is None else min(score / high[label], HIGHEST),
                     ignored=not kept,
                 )
                 for position, (box, label, score, kept, crowd, mask, unmasked) in enumerate(
@@ -105,8 +105,8 @@ def _check_scores(scores: NDArray[np.float32], name: str, where: str) -> None:
     wrong = scores[(scores < 0) | (scores > 1)]
     if len(wrong):
         raise DataError(
-            f"an object of {name} in {where} has the score {wrong[0]:g}: scores are probabilities from 0 to 1, which "
-            "the student learns as its confidence; divide percentages by 100"
+            f"an object of {name} in {where} has the score {wrong[0]:g}: scores are from 0 to 1; divide "
+            "percentages by 100"
         )
 
 

@@ -148,7 +148,7 @@ def half_weights(model: Any) -> Any:
     graph = model.graph
     scales = {
         name for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear") for name in node.input
-    } | {name for name in (one.name for one in graph.initializer) if name.endswith(SCALE)}
+    } | {one.name for one in graph.initializer if one.name.endswith(SCALE)}
     casts = []
     for tensor in graph.initializer:
         values = onnx.numpy_helper.to_array(tensor)

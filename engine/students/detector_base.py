@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.config.students import MAX_SIDE
 from engine.errors import BaseModelError
 from engine.models.base_files import check_loaded, load_weights, read_config, refuse_unloadable
 from engine.storage.base_model_identity import LIMITS, PREPROCESSOR
 from engine.text.plain_json import read_object_file
-
-MAX_SIDE = 2048
-"""Pixels of the longest side of an input, as in the settings."""
 
 Report = Mapping[str, Any]
 """The library's report of missing and other weights."""
@@ -28,7 +26,7 @@ def image_size_of(folder: Path) -> tuple[int, int] | None:
     """Return height and width that a base scales images to; None if it does not say so.
 
     Raises:
-        BaseModelError: Its preprocessing is no JSON object, or its size no two numbers of pixels.
+        BaseModelError: Its preprocessing is not a JSON object, or its size not two numbers of pixels.
     """
     file = folder / PREPROCESSOR
     if not file.is_file():
