@@ -29,7 +29,7 @@ def teacher_labels(
     background.
 
     With soft scores, that of an object is divided by the 90th percentile of the sure ones of its class. A teacher's
-    scores are no probabilities: those of a tuned Grounding DINO are about 0.2 where its boxes are right, and as they
+    scores are not probabilities: those of a tuned Grounding DINO are about 0.2 where its boxes are right, and as they
     are they would teach a student to doubt what human labels teach it to be sure of.
 
     Args:
