@@ -25,7 +25,7 @@ BIN = Path(sys.executable).parent
 DATASETS = {"boxes": "parts-boxes", "masks": "parts-masks", "both": "parts"}
 BASES = ("grounding_dino", "sam", "dfine")
 UNLABELLED = 120
-STUDENT_EPOCHS = 12
+STUDENT_EPOCHS = 8
 
 
 @contextmanager
